@@ -1,0 +1,13 @@
+//! `tensor`: dtypes, shapes, views, buffers and block-scaled formats. No arithmetic.
+//!
+//! Door: [`Tensor`] (bytes of a checkpoint with dtype and shape), [`MatRef`] and [`MatMut`] (rows of numbers),
+//! [`formats`] (what the bytes of FP8, FP4, UE8M0 and BF16 mean, and how numbers are rounded to them).
+//!
+//! **Invariant:** a view that exists has a shape that fits its memory.
+
+pub mod formats;
+mod matrix;
+mod storage;
+
+pub use matrix::{MatMut, MatRef, Matrix};
+pub use storage::{Dtype, Storage, Tensor, TensorError};
