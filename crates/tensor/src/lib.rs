@@ -8,6 +8,8 @@
 pub mod formats;
 mod matrix;
 mod storage;
+mod weight;
 
 pub use matrix::{MatMut, MatRef, Matrix};
 pub use storage::{Dtype, Storage, Tensor, TensorError};
+pub use weight::{WeightFormat, WeightMatrix};

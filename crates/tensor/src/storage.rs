@@ -75,6 +75,16 @@ pub enum TensorError {
         /// The bytes given.
         bytes: usize,
     },
+    /// The parts of a weight matrix do not belong together.
+    #[error("{part}: shape {got:?}, expected {want:?} (or another dtype)")]
+    Format {
+        /// Which part.
+        part: &'static str,
+        /// Its shape.
+        got: Vec<usize>,
+        /// The shape that would fit.
+        want: Vec<usize>,
+    },
 }
 
 /// Bytes with a dtype and a shape; cloning shares the bytes.
@@ -101,9 +111,7 @@ impl Tensor {
         if range.start > range.end || range.end > len {
             return Err(TensorError::OutOfBounds { range, len });
         }
-        let bytes = shape
-            .iter()
-            .try_fold(dtype.size(), |product, &dim| product.checked_mul(dim));
+        let bytes = shape.iter().try_fold(dtype.size(), |product, &dim| product.checked_mul(dim));
         if bytes != Some(range.len()) {
             return Err(TensorError::Size { shape, dtype, bytes: range.len() });
         }
@@ -168,7 +176,9 @@ impl Tensor {
         let bytes = self.bytes();
         Some(match self.dtype {
             Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Dtype::BF16 => bytes.as_chunks::<2>().0.iter().map(|&b| bf16_to_f32(u16::from_le_bytes(b))).collect(),
+            Dtype::BF16 => {
+                bytes.as_chunks::<2>().0.iter().map(|&b| bf16_to_f32(u16::from_le_bytes(b))).collect()
+            }
             Dtype::F8E4M3 => bytes.iter().map(|&b| e4m3_to_f32(b)).collect(),
             Dtype::F8E8M0 => bytes.iter().map(|&b| e8m0_to_f32(b)).collect(),
             Dtype::I8 | Dtype::I64 => return None,
