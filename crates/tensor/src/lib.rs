@@ -7,9 +7,11 @@
 
 pub mod formats;
 mod matrix;
+mod paged;
 mod storage;
 mod weight;
 
 pub use matrix::{MatMut, MatRef, Matrix};
+pub use paged::{PAGE_ROWS, PagedRows};
 pub use storage::{Dtype, Storage, Tensor, TensorError};
 pub use weight::{WeightFormat, WeightMatrix};

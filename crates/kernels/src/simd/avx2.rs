@@ -1,0 +1,169 @@
+//! The lanes in two 256-bit registers.
+
+use std::arch::x86_64::*;
+
+use super::{LANES, Simd};
+use crate::isa::Vectorized;
+
+/// Proof that this CPU has AVX2 and FMA. Only [`Avx2::detect`] makes one.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2(());
+
+impl Avx2 {
+    /// The proof, if this CPU can give it.
+    pub fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+    }
+
+    #[inline]
+    pub(crate) fn enter<W: Vectorized>(self, work: W) -> W::Output {
+        #[target_feature(enable = "avx2,fma")]
+        fn inside<W: Vectorized>(simd: Avx2, work: W) -> W::Output {
+            work.run(simd)
+        }
+        // SAFETY: `self` proves that the CPU has these instructions.
+        unsafe { inside(self, work) }
+    }
+}
+
+/// Intrinsics on values: sound because an `Avx2` exists.
+macro_rules! intrinsic {
+    ($call:expr) => {
+        // SAFETY: `self` proves that the CPU has AVX2 and FMA; memory is read through references to arrays of
+        // exactly the bytes that are loaded or stored, and without alignment.
+        unsafe { $call }
+    };
+}
+
+/// Eight E4M3 bytes, sign-extended to 32 bits, as f32.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn e4m3(bytes: __m256i) -> __m256 {
+    let sign = _mm256_and_si256(bytes, _mm256_set1_epi32(i32::MIN));
+    let rest = _mm256_slli_epi32::<20>(_mm256_and_si256(bytes, _mm256_set1_epi32(0x7F)));
+    let small = _mm256_castsi256_ps(_mm256_or_si256(sign, rest));
+    _mm256_mul_ps(small, _mm256_castsi256_ps(_mm256_set1_epi32(247 << 23)))
+}
+
+/// Lane `code & 15` of the sixteen numbers in `low` and `high`, for eight codes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn look_up(low: __m256, high: __m256, codes: __m256i) -> __m256 {
+    let from_low = _mm256_permutevar8x32_ps(low, codes);
+    let from_high = _mm256_permutevar8x32_ps(high, codes);
+    let is_high = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes));
+    _mm256_blendv_ps(from_low, from_high, is_high)
+}
+
+/// The low four bytes as eight dwords whose low four bits are their nibbles, low nibble first.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn nibbles(bytes: __m128i) -> __m256i {
+    let wide = _mm256_cvtepu8_epi64(bytes);
+    _mm256_or_si256(wide, _mm256_slli_epi64::<28>(wide))
+}
+
+impl Simd for Avx2 {
+    type V = [__m256; 2];
+    const ACCUMULATORS: usize = 6;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        intrinsic!([_mm256_set1_ps(x); 2])
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::V {
+        intrinsic!([_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))])
+    }
+    #[inline(always)]
+    fn store(self, v: Self::V, out: &mut [f32; LANES]) {
+        intrinsic!({
+            _mm256_storeu_ps(out.as_mut_ptr(), v[0]);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), v[1]);
+        });
+    }
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        intrinsic!([_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        intrinsic!([_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        intrinsic!([_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        intrinsic!([_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        intrinsic!([_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])])
+    }
+    #[inline(always)]
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        intrinsic!([_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn min(self, a: Self::V, b: Self::V) -> Self::V {
+        intrinsic!([_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn sqrt(self, a: Self::V) -> Self::V {
+        intrinsic!([_mm256_sqrt_ps(a[0]), _mm256_sqrt_ps(a[1])])
+    }
+    #[inline(always)]
+    fn round(self, a: Self::V) -> Self::V {
+        intrinsic!(a.map(|a| _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)))
+    }
+    #[inline(always)]
+    fn exp2_integral(self, n: Self::V) -> Self::V {
+        intrinsic!(n.map(|n| {
+            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
+        }))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u8; 32]) -> Self::V {
+        intrinsic!({
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().add(16).cast()));
+            [low, high].map(|half| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(half)))
+        })
+    }
+    #[inline(always)]
+    fn load_e4m3(self, x: &[u8; 16]) -> Self::V {
+        intrinsic!({
+            let bytes = _mm_loadu_si128(x.as_ptr().cast());
+            let low = _mm256_cvtepi8_epi32(bytes);
+            let high = _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes));
+            [e4m3(low), e4m3(high)]
+        })
+    }
+    #[inline(always)]
+    fn load_e2m1(self, x: &[u8; 8], table: Self::V) -> Self::V {
+        intrinsic!({
+            let bytes = _mm_loadl_epi64(x.as_ptr().cast());
+            let low = nibbles(bytes);
+            let high = nibbles(_mm_srli_si128::<4>(bytes));
+            [look_up(table[0], table[1], low), look_up(table[0], table[1], high)]
+        })
+    }
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        intrinsic!({
+            let a = _mm256_add_ps(v[0], v[1]);
+            let b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+            _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)))
+        })
+    }
+    #[inline(always)]
+    fn max_lane(self, v: Self::V) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        lanes.into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
+    }
+}

@@ -1,0 +1,105 @@
+//! Sixteen f32 lanes, the same on every instruction set.
+//!
+//! An operation is written once over [`Simd`]; AVX-512 holds the lanes in one register, AVX2 in two, plain Rust
+//! in an array. Every method gives the same bits everywhere, so whole operations do.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod math;
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+#[cfg(target_arch = "x86_64")]
+pub use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Avx512;
+pub use scalar::Scalar;
+
+/// Lanes per vector.
+pub const LANES: usize = 16;
+
+/// Vectors of sixteen f32. A value of an implementing type proves that the CPU has the instructions, so its
+/// methods are safe to call; they only become fast inside [`crate::Isa::dispatch`].
+pub trait Simd: Copy + Send + Sync + 'static {
+    /// Sixteen numbers.
+    type V: Copy;
+
+    /// How many vector accumulators fit into the registers beside what a product needs. Tile sizes may depend on
+    /// it, results may not.
+    const ACCUMULATORS: usize;
+
+    /// All lanes equal to `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// Sixteen numbers from memory.
+    fn load(self, x: &[f32; LANES]) -> Self::V;
+    /// Sixteen numbers to memory.
+    fn store(self, v: Self::V, out: &mut [f32; LANES]);
+    /// `a + b`.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger of each pair; when one is NaN, `b`.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller of each pair; when one is NaN, `b`.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Square roots, correctly rounded.
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// The nearest integers, ties to even.
+    fn round(self, a: Self::V) -> Self::V;
+    /// `2^n` for integral `n` in -126 ..= 127.
+    fn exp2_integral(self, n: Self::V) -> Self::V;
+    /// Sixteen BF16 numbers, little endian.
+    fn load_bf16(self, x: &[u8; 32]) -> Self::V;
+    /// Sixteen E4M3 numbers, without scale; NaN bytes give ±480.
+    fn load_e4m3(self, x: &[u8; 16]) -> Self::V;
+    /// Sixteen E2M1 numbers times `table`'s scale: byte `k` holds element `2k` in its low and `2k + 1` in its
+    /// high nibble, and code `c` stands for lane `c` of `table`.
+    fn load_e2m1(self, x: &[u8; 8], table: Self::V) -> Self::V;
+    /// The sum of all lanes: lane `i` + lane `i + 8`, then `i` + `i + 4`, `i + 2`, `i + 1`.
+    fn sum(self, v: Self::V) -> f32;
+    /// The largest lane.
+    fn max_lane(self, v: Self::V) -> f32;
+
+    /// The numbers `x`, at most sixteen, and `fill` in the lanes behind them.
+    #[inline(always)]
+    fn load_partial(self, x: &[f32], fill: f32) -> Self::V {
+        let mut lanes = [fill; LANES];
+        lanes[..x.len()].copy_from_slice(x);
+        self.load(&lanes)
+    }
+
+    /// The first lanes to memory, as many as `out` has room for (at most sixteen).
+    #[inline(always)]
+    fn store_partial(self, v: Self::V, out: &mut [f32]) {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        out.copy_from_slice(&lanes[..out.len()]);
+    }
+
+    /// The sixteen E2M1 values, each times `scale` (exact: scales are powers of two).
+    #[inline(always)]
+    fn e2m1_table(self, scale: f32) -> Self::V {
+        self.mul(self.load(&cuvier_tensor::formats::E2M1_VALUES), self.splat(scale))
+    }
+
+    /// `e^a`, within 2 units in the last place, with `a` first brought into -87 ..= 88. NaN stays NaN.
+    #[inline(always)]
+    fn exp(self, a: Self::V) -> Self::V {
+        math::exp(self, a)
+    }
+
+    /// The dot product of equally long slices in the fixed order of this crate.
+    #[inline(always)]
+    fn dot(self, a: &[f32], b: &[f32]) -> f32 {
+        math::dot(self, a, b)
+    }
+}

@@ -1,0 +1,141 @@
+//! Rows that grow at the end, are given up at the front, and are shared by copies: the memory of attention state.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Rows per page of [`PagedRows`].
+pub const PAGE_ROWS: usize = 32;
+
+/// A list of equally long rows, addressed by an index that never changes: row `i` stays row `i` when rows before
+/// it are given up. Cloning shares all pages; a shared page is copied when it is written to.
+#[derive(Clone, Debug)]
+pub struct PagedRows<T> {
+    pages: Vec<Option<Arc<Vec<T>>>>,
+    row_len: usize,
+    start: usize,
+    end: usize,
+}
+
+impl<T: Copy + Default> PagedRows<T> {
+    /// No rows yet, each to be of `row_len` elements; the first pushed row gets index `start`.
+    pub fn new(row_len: usize, start: usize) -> Self {
+        Self { pages: vec![None; start / PAGE_ROWS], row_len, start, end: start }
+    }
+
+    /// Elements per row.
+    pub fn row_len(&self) -> usize {
+        self.row_len
+    }
+
+    /// The indices of the rows that are held.
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.end
+    }
+
+    /// Elements of memory that the held pages take.
+    pub fn capacity(&self) -> usize {
+        self.pages.iter().flatten().count() * PAGE_ROWS * self.row_len
+    }
+
+    /// Row `index`.
+    ///
+    /// # Panics
+    /// If it is not held.
+    #[inline]
+    pub fn row(&self, index: usize) -> &[T] {
+        assert!(self.start <= index && index < self.end, "row {index} of {:?}", self.range());
+        let page = self.pages[index / PAGE_ROWS].as_ref().expect("pages of held rows exist");
+        &page[index % PAGE_ROWS * self.row_len..][..self.row_len]
+    }
+
+    /// The held rows from `index` on that lie side by side in memory, at most up to `end`.
+    ///
+    /// # Panics
+    /// If `index` is not held or `end` is beyond the held rows.
+    #[inline]
+    pub fn run(&self, index: usize, end: usize) -> &[T] {
+        assert!(
+            self.start <= index && index < end && end <= self.end,
+            "rows {index}..{end} of {:?}",
+            self.range()
+        );
+        let end = end.min((index / PAGE_ROWS + 1) * PAGE_ROWS);
+        let page = self.pages[index / PAGE_ROWS].as_ref().expect("pages of held rows exist");
+        &page[index % PAGE_ROWS * self.row_len..][..(end - index) * self.row_len]
+    }
+
+    /// Appends whole rows.
+    ///
+    /// # Panics
+    /// If `rows` is not a whole number of rows.
+    pub fn extend(&mut self, rows: &[T]) {
+        assert!(rows.len().is_multiple_of(self.row_len), "{} / {}", rows.len(), self.row_len);
+        for row in rows.chunks_exact(self.row_len) {
+            let (page, offset) = (self.end / PAGE_ROWS, self.end % PAGE_ROWS * self.row_len);
+            if page == self.pages.len() {
+                self.pages.push(None);
+            }
+            let page = self.pages[page]
+                .get_or_insert_with(|| Arc::new(vec![T::default(); PAGE_ROWS * self.row_len]));
+            Arc::make_mut(page)[offset..offset + self.row_len].copy_from_slice(row);
+            self.end += 1;
+        }
+    }
+
+    /// Forgets the rows from `end` on.
+    ///
+    /// # Panics
+    /// If `end` is not among the held indices or their end.
+    pub fn truncate(&mut self, end: usize) {
+        assert!(self.start <= end && end <= self.end, "truncate to {end} of {:?}", self.range());
+        self.end = end;
+        self.pages.truncate(end.div_ceil(PAGE_ROWS));
+    }
+
+    /// Gives up the rows before `start`, whole pages of memory at a time.
+    pub fn release_before(&mut self, start: usize) {
+        let start = start.min(self.end);
+        if start > self.start {
+            for page in &mut self.pages[self.start / PAGE_ROWS..start / PAGE_ROWS] {
+                *page = None;
+            }
+            self.start = start;
+        }
+    }
+
+    /// The held rows from `start` on, copied out in order.
+    pub fn copy_from(&self, start: usize) -> Vec<T> {
+        (start..self.end).flat_map(|index| self.row(index)).copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_keep_their_index_when_the_front_is_released_and_the_end_truncated() {
+        let mut rows = PagedRows::<u32>::new(3, 0);
+        for i in 0..200u32 {
+            rows.extend(&[i, i + 1, i + 2]);
+        }
+        rows.release_before(70);
+        rows.truncate(130);
+        assert_eq!(rows.range(), 70..130);
+        assert!(rows.range().all(|i| rows.row(i)[2] == i as u32 + 2));
+        assert_eq!(rows.run(100, 130).len(), 28 * 3);
+        rows.extend(&[7, 8, 9]);
+        assert_eq!(rows.row(130), [7, 8, 9]);
+    }
+
+    #[test]
+    fn a_clone_does_not_see_what_is_written_later() {
+        let mut rows = PagedRows::<u8>::new(1, 5);
+        rows.extend(&[1, 2, 3]);
+        let copy = rows.clone();
+        rows.truncate(6);
+        rows.extend(&[9, 9]);
+        assert_eq!(copy.copy_from(5), [1, 2, 3]);
+        assert_eq!(rows.copy_from(5), [1, 9, 9]);
+    }
+}
