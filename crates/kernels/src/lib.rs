@@ -16,7 +16,15 @@
 pub mod simd;
 
 mod compute;
+mod embedding;
+mod experts;
+mod gemm;
 mod isa;
+mod swiglu;
 
 pub use compute::{Compute, DisjointRows};
+pub use embedding::embed;
+pub use experts::{ExpertWeights, experts};
+pub use gemm::{gemm, gemm_grouped};
 pub use isa::Isa;
+pub use swiglu::swiglu;
