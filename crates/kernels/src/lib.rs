@@ -15,16 +15,30 @@
 
 pub mod simd;
 
+mod compressor;
 mod compute;
+mod elementwise;
 mod embedding;
 mod experts;
 mod gemm;
+mod hyper_connection;
 mod isa;
+mod rms_norm;
+mod rope;
+mod router;
 mod swiglu;
 
+pub use compressor::{CompressorShape, compress, compressor_rows};
 pub use compute::{Compute, DisjointRows};
+pub use elementwise::{add, replicate, scale};
 pub use embedding::embed;
 pub use experts::{ExpertWeights, experts};
 pub use gemm::{gemm, gemm_grouped};
+pub use hyper_connection::{
+    HC_MULT_MAX, HcConfig, HcHead, HcMix, HyperConnection, hc_collapse, hc_expand, hc_head, hc_mix,
+};
 pub use isa::Isa;
+pub use rms_norm::{rms_norm, rms_norm_in_place};
+pub use rope::{RopeAngles, RopeTable, Rotation, rope};
+pub use router::{Routing, route_by_hash, route_by_score};
 pub use swiglu::swiglu;
