@@ -15,29 +15,41 @@
 
 pub mod simd;
 
+mod attention;
 mod compressor;
 mod compute;
 mod elementwise;
 mod embedding;
+mod entry;
 mod experts;
 mod gemm;
+mod hadamard;
 mod hyper_connection;
+mod index_select;
 mod isa;
 mod rms_norm;
 mod rope;
 mod router;
 mod swiglu;
+#[cfg(test)]
+mod testing;
 
+pub use attention::{AttentionConfig, AttentionSegment, Entries, attention};
 pub use compressor::{CompressorShape, compress, compressor_rows};
 pub use compute::{Compute, DisjointRows};
 pub use elementwise::{add, replicate, scale};
 pub use embedding::embed;
+pub use entry::{
+    EntryCodec, IndexKeyCodec, KvFormat, encode_entries, encode_index_keys, quantise_index_queries,
+};
 pub use experts::{ExpertWeights, experts};
 pub use gemm::{gemm, gemm_grouped};
+pub use hadamard::hadamard;
 pub use hyper_connection::{
     HC_MULT_MAX, HcConfig, HcHead, HcMix, HyperConnection, hc_collapse, hc_expand, hc_head, hc_mix,
 };
-pub use isa::Isa;
+pub use index_select::{IndexSegment, Selection, index_select};
+pub use isa::{Isa, Vectorized};
 pub use rms_norm::{rms_norm, rms_norm_in_place};
 pub use rope::{RopeAngles, RopeTable, Rotation, rope};
 pub use router::{Routing, route_by_hash, route_by_score};

@@ -152,6 +152,16 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    fn look_up_nibbles(self, words: &[u32; LANES], nibble: u32, table: Self::V) -> Self::V {
+        intrinsic!({
+            let shift = _mm256_set1_epi32(4 * nibble as i32);
+            [words.as_ptr(), words.as_ptr().add(8)].map(|words| {
+                let words = _mm256_loadu_si256(words.cast());
+                look_up(table[0], table[1], _mm256_srlv_epi32(words, shift))
+            })
+        })
+    }
+    #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
         intrinsic!({
             let a = _mm256_add_ps(v[0], v[1]);

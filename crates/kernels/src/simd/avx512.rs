@@ -128,6 +128,14 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
+    fn look_up_nibbles(self, words: &[u32; LANES], nibble: u32, table: Self::V) -> Self::V {
+        intrinsic!({
+            let words = _mm512_loadu_si512(words.as_ptr().cast());
+            let codes = _mm512_srlv_epi32(words, _mm512_set1_epi32(4 * nibble as i32));
+            _mm512_permutexvar_ps(codes, table)
+        })
+    }
+    #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
         intrinsic!({
             let a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));

@@ -64,6 +64,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Sixteen E2M1 numbers times `table`'s scale: byte `k` holds element `2k` in its low and `2k + 1` in its
     /// high nibble, and code `c` stands for lane `c` of `table`.
     fn load_e2m1(self, x: &[u8; 8], table: Self::V) -> Self::V;
+    /// Lane `i` is lane `c` of `table`, where `c` are the four bits of `words[i]` from bit `4 * nibble` on.
+    fn look_up_nibbles(self, words: &[u32; LANES], nibble: u32, table: Self::V) -> Self::V;
     /// The sum of all lanes: lane `i` + lane `i + 8`, then `i` + `i + 4`, `i + 2`, `i + 1`.
     fn sum(self, v: Self::V) -> f32;
     /// The largest lane.

@@ -85,6 +85,10 @@ impl Simd for Scalar {
         std::array::from_fn(|i| table[usize::from(x[i / 2] >> (4 * (i % 2)) & 0xF)])
     }
     #[inline(always)]
+    fn look_up_nibbles(self, words: &[u32; LANES], nibble: u32, table: Self::V) -> Self::V {
+        words.map(|word| table[(word >> (4 * nibble) & 0xF) as usize])
+    }
+    #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
         let a: [f32; 8] = std::array::from_fn(|i| v[i] + v[i + 8]);
         let b: [f32; 4] = std::array::from_fn(|i| a[i] + a[i + 4]);
