@@ -1,1 +1,229 @@
-//! To come.
+use cuvier_tensor::{Matrix, PagedRows};
+
+use super::*;
+use crate::testing::{U, everywhere, scalar, uniform};
+use crate::{KvFormat, encode_index_keys};
+
+/// One sequence: `tokens` tokens from position `first_position` on, and all its keys.
+struct Case {
+    q: Matrix,
+    w: Matrix,
+    codec: IndexKeyCodec,
+    keys: PagedRows<u8>,
+    decoded: Vec<Vec<f32>>,
+    first_position: usize,
+    ratio: usize,
+}
+
+impl Case {
+    /// Draws small whole numbers when `whole`, for which every score is exact, and ties abound.
+    fn new(
+        format: KvFormat,
+        heads: usize,
+        dim: usize,
+        positions: Range<usize>,
+        ratio: usize,
+        whole: bool,
+    ) -> Self {
+        let draw = |len: usize, seed: u64, size: f32| -> Vec<f32> {
+            uniform(len, seed).into_iter().map(|x| if whole { (x * size).round() } else { x }).collect()
+        };
+        let tokens = positions.len();
+        let codec = IndexKeyCodec { format, dim };
+        let count = positions.end / ratio;
+        let raw = Matrix::from_vec(draw(count * dim, 3, 2.0), dim);
+        let mut stored = Matrix::zeros(count, codec.row_bytes());
+        encode_index_keys(&scalar(), &codec, raw.view(), stored.view_mut());
+        let mut keys = PagedRows::new(codec.row_bytes(), 0);
+        keys.extend(stored.data());
+        let decode = |row: &[u8]| {
+            let mut out = vec![0.0; dim];
+            codec.decode_row(row, &mut out);
+            out
+        };
+        Self {
+            q: Matrix::from_vec(draw(tokens * heads * dim, 1, 2.0), dim),
+            w: Matrix::from_vec(draw(tokens * heads, 2, 3.0), heads),
+            codec,
+            decoded: stored.view().iter().map(decode).collect(),
+            keys,
+            first_position: positions.start,
+            ratio,
+        }
+    }
+
+    fn select(&self, c: &Compute, k: usize) -> Selection {
+        let tokens = 0..self.w.rows();
+        let segment = IndexSegment { tokens, first_position: self.first_position, keys: &self.keys };
+        index_select(c, self.q.view(), self.w.view(), &[segment], &self.codec, self.ratio, k)
+    }
+
+    /// The selection of every token, the same everywhere.
+    fn lists(&self, k: usize) -> Vec<Vec<u32>> {
+        let flat = everywhere(|c| {
+            let selection = self.select(c, k);
+            let lists = (0..selection.tokens()).map(|token| selection.of(token));
+            lists.flat_map(|list| list.iter().map(|&j| j as f32).chain([-1.0])).collect()
+        });
+        let mut lists: Vec<Vec<u32>> =
+            flat.split(|&x| x == -1.0).map(|list| list.iter().map(|&j| j as u32).collect()).collect();
+        lists.pop();
+        lists
+    }
+
+    fn visible(&self, token: usize) -> usize {
+        (self.first_position + token + 1) / self.ratio
+    }
+
+    fn scores(&self, token: usize) -> Vec<f64> {
+        let heads = self.w.cols();
+        let q = &self.q.data()[token * heads * self.codec.dim..][..heads * self.codec.dim];
+        reference::scores(q, self.w.row(token), &self.decoded[..self.visible(token)])
+    }
+}
+
+#[test]
+fn the_best_entries_are_selected_and_of_equal_ones_the_lower() {
+    for format in [KvFormat::F32, KvFormat::Fp8] {
+        for (heads, dim, positions) in
+            [(1, 8, 0..40), (3, 40, 90..110), (5, 32, 250..262), (8, 16, 600..603), (64, 128, 1000..1002)]
+        {
+            let case = Case::new(format, heads, dim, positions, 2, true);
+            for k in [1, 2, 7, 16, 55, 128, 1000] {
+                for (token, list) in case.lists(k).into_iter().enumerate() {
+                    assert_eq!(list, reference::select(&case.scores(token), k), "{heads} {dim} {k} {token}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn drawn_scores_select_no_entry_that_is_worse_than_its_error() {
+    let case = Case::new(KvFormat::F32, 9, 72, 700..704, 1, false);
+    let k = 64;
+    for (token, list) in case.lists(k).into_iter().enumerate() {
+        let exact = case.scores(token);
+        let q: Vec<&[f32]> = (0..9).map(|head| case.q.row(token * 9 + head)).collect();
+        // A dot product rounds once per dimension, the sum over heads once per head.
+        let error = |j: u32| -> f64 {
+            let magnitude = |(q, w): (&&[f32], &f32)| {
+                let products = q.iter().zip(&case.decoded[j as usize]).map(|(a, b)| f64::from((a * b).abs()));
+                f64::from(w.abs()) * products.sum::<f64>()
+            };
+            (72.0 + 9.0 + 2.0) * U * q.iter().zip(case.w.row(token)).map(magnitude).sum::<f64>()
+        };
+        let worst = list.iter().map(|&j| exact[j as usize] + error(j)).fold(f64::MAX, f64::min);
+        assert_eq!(list.len(), k);
+        for j in (0..exact.len() as u32).filter(|j| !list.contains(j)) {
+            assert!(exact[j as usize] - error(j) <= worst, "token {token}: entry {j} was left out");
+        }
+    }
+}
+
+#[test]
+fn all_visible_entries_are_kept_when_there_are_no_more_than_k() {
+    let case = Case::new(KvFormat::Fp8, 3, 32, 0..130, 4, false);
+    for (token, list) in case.lists(20).into_iter().enumerate() {
+        assert_eq!(list.len(), 20.min((token + 1) / 4));
+        if case.visible(token) <= 20 {
+            assert!(list.iter().copied().eq(0..case.visible(token) as u32));
+        }
+    }
+    assert!(case.lists(0).iter().all(Vec::is_empty));
+}
+
+#[test]
+fn an_entry_is_visible_from_its_last_token_on_and_not_before() {
+    // Every later entry is better, so each token selects the last one that it sees.
+    let codec = IndexKeyCodec { format: KvFormat::F32, dim: 4 };
+    let mut keys = PagedRows::new(codec.row_bytes(), 0);
+    for entry in 0..100 {
+        keys.extend(&[entry as f32 + 1.0, 0.0, 0.0, 0.0].map(f32::to_le_bytes).concat());
+    }
+    let (q, w) = (Matrix::from_vec(vec![1.0; 400 * 4], 4), Matrix::from_vec(vec![1.0; 400], 1));
+    let segment = IndexSegment { tokens: 0..400, first_position: 0, keys: &keys };
+    let selection = index_select(&scalar(), q.view(), w.view(), &[segment], &codec, 4, 1);
+    for token in 0..400usize {
+        let last = ((token + 1) / 4).checked_sub(1).map(|last| last as u32);
+        assert_eq!(selection.of(token), last.as_slice(), "token {token}");
+    }
+}
+
+#[test]
+fn planted_maxima_are_found_wherever_they_lie() {
+    let codec = IndexKeyCodec { format: KvFormat::Fp8, dim: 32 };
+    let count = 20_000;
+    let planted = [0, 1, 511, 512, 2047, 2048, 2049, 4095, 9_999, 13_131, 19_998, 19_999];
+    let mut x = Matrix::from_vec(uniform(count * 32, 8), 32);
+    for entry in planted {
+        x.row_mut(entry).fill(3.0);
+    }
+    let mut stored = Matrix::zeros(count, codec.row_bytes());
+    encode_index_keys(&scalar(), &codec, x.view(), stored.view_mut());
+    let mut keys = PagedRows::new(codec.row_bytes(), 0);
+    keys.extend(stored.data());
+    let (q, w) = (Matrix::from_vec(vec![1.0; 2 * 32], 32), Matrix::from_vec(vec![0.5, 0.25], 2));
+    let got = everywhere(|c| {
+        let segment = IndexSegment { tokens: 0..1, first_position: 4 * count - 1, keys: &keys };
+        let selection = index_select(c, q.view(), w.view(), &[segment], &codec, 4, planted.len());
+        selection.of(0).iter().map(|&j| j as f32).collect()
+    });
+    assert!(got.iter().map(|&j| j as usize).eq(planted));
+}
+
+#[test]
+fn a_token_selects_the_same_in_any_chunk_and_any_batch() {
+    let case = Case::new(KvFormat::Fp8, 5, 32, 380..400, 4, false);
+    let whole = case.lists(9);
+    for cuts in [vec![0, 20], vec![0, 1, 2, 20], vec![0, 7, 8, 19, 20], (0..=20).collect()] {
+        for cut in cuts.windows(2) {
+            // The keys of later tokens do not exist yet.
+            let mut keys = case.keys.clone();
+            keys.truncate((case.first_position + cut[1]) / case.ratio);
+            let segment =
+                IndexSegment { tokens: 0..cut[1] - cut[0], first_position: 380 + cut[0], keys: &keys };
+            let other = IndexSegment {
+                tokens: cut[1] - cut[0]..cut[1] - cut[0] + 2,
+                first_position: 7,
+                keys: &case.keys,
+            };
+            let mut q = case.q.data()[cut[0] * 5 * 32..cut[1] * 5 * 32].to_vec();
+            let mut w = case.w.data()[cut[0] * 5..cut[1] * 5].to_vec();
+            q.extend(uniform(2 * 5 * 32, 6));
+            w.extend(uniform(2 * 5, 7));
+            let (q, w) = (Matrix::from_vec(q, 32), Matrix::from_vec(w, 5));
+            let selection = index_select(&scalar(), q.view(), w.view(), &[segment, other], &case.codec, 4, 9);
+            for token in cut[0]..cut[1] {
+                assert_eq!(selection.of(token - cut[0]), whole[token], "token {token} of {cuts:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn scores_that_are_no_numbers_lose_and_zeros_of_both_signs_tie() {
+    let codec = IndexKeyCodec { format: KvFormat::F32, dim: 2 };
+    let mut keys = PagedRows::new(codec.row_bytes(), 0);
+    // With q = [1, 1]: NaN, negative (so relu 0), positive, negative, positive; the weight is negative.
+    for key in [[f32::NAN, 0.0], [-1.0, 0.0], [1.0, 0.0], [-2.0, 0.0], [3.0, 0.0]] {
+        keys.extend(&key.map(f32::to_le_bytes).concat());
+    }
+    let (q, w) = (Matrix::from_vec(vec![1.0; 2], 2), Matrix::from_vec(vec![-1.0], 1));
+    let lists = |k| {
+        let segment = IndexSegment { tokens: 0..1, first_position: 4, keys: &keys };
+        index_select(&scalar(), q.view(), w.view(), &[segment], &codec, 1, k).of(0).to_vec()
+    };
+    assert_eq!(lists(1), [1]);
+    assert_eq!(lists(2), [1, 3]);
+    assert_eq!(lists(3), [1, 2, 3]);
+    assert_eq!(lists(4), [1, 2, 3, 4]);
+}
+
+#[test]
+fn rows_outside_all_segments_select_nothing() {
+    let case = Case::new(KvFormat::Fp8, 1, 32, 40..44, 4, false);
+    let segment = IndexSegment { tokens: 1..2, first_position: 41, keys: &case.keys };
+    let selection = index_select(&scalar(), case.q.view(), case.w.view(), &[segment], &case.codec, 4, 3);
+    assert_eq!((0..4).map(|token| selection.of(token).len()).collect::<Vec<_>>(), [0, 3, 0, 0]);
+}
