@@ -1,0 +1,30 @@
+use super::*;
+use crate::testing::{Fixture, U, assert_within, everywhere, scalar, uniform};
+
+mod mix;
+mod square;
+mod streams;
+
+/// The constants of the released models, for `hc_mult` streams.
+fn config(hc_mult: usize) -> HcConfig {
+    HcConfig { hc_mult, sinkhorn_iters: 20, hc_eps: 1e-6, norm_eps: 1e-6 }
+}
+
+fn wide(numbers: &[f32]) -> Vec<f64> {
+    numbers.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// The same sums with magnitudes for terms: what errors are measured against.
+fn magnitudes(numbers: &[f64]) -> Vec<f64> {
+    numbers.iter().map(|x| x.abs()).collect()
+}
+
+/// How far a computed square may be from the exact one, relatively, when every logit is off by at most `logit`.
+///
+/// Seen in logarithms, the entries before the loop are off by `first`: the logit and the largest one, and six
+/// roundings. Each half step divides by sums of n entries and eps; it does not enlarge the spread of the errors
+/// that the divisors have, but adds that of the entries and n + 2 roundings of its own, on both sides.
+fn square_bound(n: usize, iters: usize, logit: f64) -> f64 {
+    let first = 2.0 * logit + 6.0 * U;
+    (2 * iters) as f64 * 2.0 * (first + (n + 2) as f64 * U)
+}
