@@ -1,1 +1,32 @@
-//! Being written.
+//! `weights`: checkpoint files, from disk to memory and back.
+//!
+//! Door: [`Checkpoint::open`] maps a released checkpoint as it is and hands out its tensors by their official
+//! names; [`ModelConfig`] is its `config.json`; [`inventory()`] says which tensors a config implies;
+//! [`accounting`] counts parameters, bytes and operations from a config alone; [`synth`] writes
+//! random-weight checkpoints of true format; [`Checkpoint::verify`] looks at every number.
+//!
+//! **Invariants:**
+//! * Every file is untrusted. A broken one gives one error that names file and tensor, before anything large
+//!   is allocated; nothing here panics on any input.
+//! * Tensors are views of mapped files: opening copies no weight.
+//! * A checkpoint that opened has every tensor that its config implies, with the implied shape, and no scale
+//!   that is not a number.
+//! * `unsafe` is in `mapping.rs` only.
+
+mod checkpoint;
+mod config;
+mod error;
+mod index;
+mod inventory;
+mod mapping;
+mod names;
+mod safetensors;
+mod unique_map;
+
+pub use checkpoint::{Checkpoint, Drafter, Expert};
+pub use config::{
+    DsparkConfig, ExpertDtype, LayerKind, ModelConfig, QuantizationConfig, RopeScaling, ScoringFunc,
+};
+pub use error::WeightsError;
+pub use inventory::{Family, Inventory, Part, Precision, StoredTensor, TensorSpec, inventory};
+pub use safetensors::{Header, HeaderEntry};

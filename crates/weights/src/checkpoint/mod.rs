@@ -1,0 +1,291 @@
+//! A checkpoint that was opened: its config, and its tensors by their official names.
+
+mod check;
+mod gather;
+pub(crate) mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+use std::str;
+
+use cuvier_tensor::{Dtype, Storage, Tensor, WeightFormat, WeightMatrix};
+use cuvier_types::LayerId;
+
+use crate::config::CONFIG_BYTES_MAX;
+use crate::index::{INDEX, SINGLE, read_index, read_text, resolve};
+use crate::inventory::{layer_prefix, scale_name};
+use crate::mapping::map;
+use crate::safetensors::{StoredDtype, known};
+use crate::{ModelConfig, WeightsError};
+
+/// A checkpoint in the official file format, mapped and checked.
+pub struct Checkpoint {
+    config: ModelConfig,
+    files: Vec<MappedFile>,
+    tensors: HashMap<String, Place>,
+    /// The file that errors about absent tensors name.
+    listing: String,
+    drafter: Drafter,
+    ignored: Vec<String>,
+    unused: Vec<String>,
+}
+
+/// What a checkpoint holds beside its backbone to draft tokens with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drafter {
+    /// Nothing.
+    None,
+    /// The MTP block of the first releases.
+    Mtp,
+    /// The block drafter of later releases: recognised, its tensors are not loaded.
+    DSpark {
+        /// Its stages.
+        stages: usize,
+    },
+}
+
+/// The three matrices of a routed expert.
+#[derive(Clone, Debug)]
+pub struct Expert {
+    /// Gate, `[moe_intermediate_size, hidden_size]`.
+    pub w1: WeightMatrix,
+    /// Up, `[moe_intermediate_size, hidden_size]`.
+    pub w3: WeightMatrix,
+    /// Down, `[hidden_size, moe_intermediate_size]`.
+    pub w2: WeightMatrix,
+}
+
+/// How thoroughly a checkpoint is looked at when opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// Names, dtypes, shapes and places of all tensors.
+    Headers,
+    /// And every scale.
+    Scales,
+}
+
+pub(crate) struct MappedFile {
+    pub(crate) name: String,
+    pub(crate) storage: Storage,
+}
+
+/// Where a tensor lies.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// An index into `files`.
+    pub(crate) file: usize,
+    pub(crate) range: Range<usize>,
+    pub(crate) dtype: StoredDtype,
+    pub(crate) shape: Vec<usize>,
+    /// The name in the file.
+    pub(crate) stored: String,
+}
+
+impl Checkpoint {
+    /// Opens a folder: `config.json`, and `model.safetensors` or shards with their index. Every header and every
+    /// scale is checked.
+    ///
+    /// # Errors
+    /// If a file is absent or broken, or the tensors are not those that `config.json` implies.
+    pub fn open(folder: &Path) -> Result<Self, WeightsError> {
+        Self::open_to(folder, Depth::Scales)
+    }
+
+    /// Opens a folder by its headers only: reads no weight and no scale, so it costs the same at every size.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), except that scales are not looked at.
+    pub fn open_headers(folder: &Path) -> Result<Self, WeightsError> {
+        Self::open_to(folder, Depth::Headers)
+    }
+
+    fn open_to(folder: &Path, depth: Depth) -> Result<Self, WeightsError> {
+        let config = ModelConfig::parse(&read_text(folder, CONFIG, CONFIG_BYTES_MAX)?, CONFIG)?;
+        let index = read_index(folder)?;
+        let shards: Vec<&str> =
+            index.as_ref().map_or(vec![SINGLE], |index| index.shards().into_iter().collect());
+        let mut files = Vec::with_capacity(shards.len());
+        for shard in shards {
+            let storage = map(&resolve(folder, shard)?)?;
+            files.push(MappedFile { name: shard.to_owned(), storage });
+        }
+        Self::check(config, files, index.as_ref().map(|index| &index.weight_map), depth)
+    }
+
+    /// A checkpoint in memory: the text of its `config.json` and the bytes of its only safetensors file, at any
+    /// alignment.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_parts(config_json: &[u8], safetensors: Storage) -> Result<Self, WeightsError> {
+        let json = str::from_utf8(config_json).map_err(|error| WeightsError::Config {
+            file: CONFIG.to_owned(),
+            field: "config".to_owned(),
+            problem: format!("is not UTF-8: {error}"),
+        })?;
+        let config = ModelConfig::parse(json, CONFIG)?;
+        let files = vec![MappedFile { name: SINGLE.to_owned(), storage: safetensors }];
+        Self::check(config, files, None, Depth::Scales)
+    }
+
+    fn check(
+        config: ModelConfig,
+        files: Vec<MappedFile>,
+        weight_map: Option<&HashMap<String, String>>,
+        depth: Depth,
+    ) -> Result<Self, WeightsError> {
+        let tensors = gather::gather(&files, weight_map, &config)?;
+        let listing = if weight_map.is_some() { INDEX } else { SINGLE }.to_owned();
+        let drafter = check::drafter(&tensors);
+        let mut checkpoint =
+            Self { config, files, tensors, listing, drafter, ignored: Vec::new(), unused: Vec::new() };
+        let used = checkpoint.check_inventory()?;
+        checkpoint.sort_out(&used);
+        if depth == Depth::Scales {
+            values::check_scales(&checkpoint)?;
+        }
+        Ok(checkpoint)
+    }
+
+    /// The facts of the checkpoint.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// What it holds beside the backbone.
+    pub fn drafter(&self) -> Drafter {
+        self.drafter
+    }
+
+    /// Tensors of known parts that this program does not run: vision tower, block drafter. Official names, sorted.
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
+    }
+
+    /// Tensors that nothing is known about. Sorted.
+    pub fn unused(&self) -> &[String] {
+        &self.unused
+    }
+
+    /// Tensors in all files.
+    pub fn n_tensors(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Bytes of all tensors.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.values().map(|place| place.range.len() as u64).sum()
+    }
+
+    /// The matrix of that official name, with its scales: `layers.3.attn.wq_a.weight`.
+    ///
+    /// # Errors
+    /// If there is none, or it is not a matrix.
+    pub fn matrix(&self, name: &str) -> Result<WeightMatrix, WeightsError> {
+        let weight = self.tensor(name)?;
+        let scale = || self.tensor(&scale_name(name));
+        let format = match weight.dtype() {
+            Dtype::F32 => WeightFormat::F32(weight),
+            Dtype::BF16 => WeightFormat::Bf16(weight),
+            Dtype::F8E4M3 => WeightFormat::Fp8 { weight, scale: scale()? },
+            Dtype::I8 => WeightFormat::Fp4 { weight, scale: scale()? },
+            other => return Err(self.wrong_dtype(name, other.name(), "a matrix")),
+        };
+        WeightMatrix::new(format).map_err(|source| self.entry(name, source.to_string()))
+    }
+
+    /// The numbers of a tensor stored in BF16 or F32, row major.
+    ///
+    /// # Errors
+    /// If there is none, it is stored otherwise, or a number is not finite.
+    pub fn vector_f32(&self, name: &str) -> Result<Vec<f32>, WeightsError> {
+        let tensor = self.tensor(name)?;
+        let values = match tensor.dtype() {
+            Dtype::F32 | Dtype::BF16 => tensor.to_f32().unwrap_or_default(),
+            other => return Err(self.wrong_dtype(name, other.name(), "BF16 or F32")),
+        };
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(element) => {
+                Err(WeightsError::NotFinite { file: self.file_of(name), name: name.to_owned(), element })
+            }
+        }
+    }
+
+    /// A `tid2eid` table, `[vocab_size, num_experts_per_tok]` row major: for each token the experts it goes to,
+    /// all different and all existing.
+    ///
+    /// # Errors
+    /// If there is none, or it names an expert that does not exist or one twice.
+    pub fn expert_table(&self, name: &str) -> Result<Vec<u16>, WeightsError> {
+        let tensor = self.tensor(name)?;
+        if tensor.dtype() != Dtype::I64 {
+            return Err(self.wrong_dtype(name, tensor.dtype().name(), "I64"));
+        }
+        values::expert_table(tensor.bytes(), &self.config).map_err(|(row, problem)| WeightsError::Table {
+            file: self.file_of(name),
+            name: name.to_owned(),
+            row,
+            problem,
+        })
+    }
+
+    /// All routed experts of `layer`, in order; the MTP block is `config().mtp_layer()`.
+    ///
+    /// # Errors
+    /// If the checkpoint does not have that layer.
+    pub fn experts(&self, layer: LayerId) -> Result<Vec<Expert>, WeightsError> {
+        let prefix = layer_prefix(&self.config, layer);
+        let expert = |expert: usize| {
+            let matrix = |w: &str| self.matrix(&format!("{prefix}.ffn.experts.{expert}.{w}.weight"));
+            Ok(Expert { w1: matrix("w1")?, w3: matrix("w3")?, w2: matrix("w2")? })
+        };
+        (0..self.config.n_routed_experts).map(expert).collect()
+    }
+
+    /// The bytes of that official name, `.scale` companions included.
+    ///
+    /// # Errors
+    /// If there is none, or its dtype is none that the model knows.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, WeightsError> {
+        let Some(place) = self.tensors.get(name) else {
+            return Err(WeightsError::NoSuchTensor { file: self.listing.clone(), name: name.to_owned() });
+        };
+        let Some(dtype) = known(place.dtype) else {
+            return Err(self.wrong_dtype(name, place.dtype.name(), "a dtype of DeepSeek-V4"));
+        };
+        let storage = Storage::clone(&self.files[place.file].storage);
+        Tensor::new(storage, place.range.clone(), dtype, place.shape.clone())
+            .map_err(|source| self.entry(name, source.to_string()))
+    }
+
+    pub(crate) fn files(&self) -> &[MappedFile] {
+        &self.files
+    }
+
+    /// Official names and places, in the order of their bytes.
+    pub(crate) fn places(&self) -> Vec<(&str, &Place)> {
+        let mut places: Vec<_> = self.tensors.iter().map(|(name, place)| (name.as_str(), place)).collect();
+        places.sort_by_key(|(name, place)| (place.file, place.range.start, *name));
+        places
+    }
+
+    fn file_of(&self, name: &str) -> String {
+        self.tensors.get(name).map_or(&self.listing, |place| &self.files[place.file].name).clone()
+    }
+
+    fn wrong_dtype(&self, name: &str, got: &str, want: &'static str) -> WeightsError {
+        WeightsError::Dtype { file: self.file_of(name), name: name.to_owned(), got: got.to_owned(), want }
+    }
+
+    fn entry(&self, name: &str, problem: String) -> WeightsError {
+        WeightsError::Entry { file: self.file_of(name), name: name.to_owned(), problem }
+    }
+}
+
+/// The name of the config of a checkpoint.
+pub(crate) const CONFIG: &str = "config.json";
