@@ -14,7 +14,7 @@ mod reference;
 mod tests;
 
 /// Fewer numbers than this are not worth a second thread.
-const NUMBERS_PER_TASK_MIN: usize = 1 << 13;
+const NUMBERS_PER_TASK_MIN: usize = 1 << 14;
 
 /// Channels that one task pools together: neighbours in memory.
 const CHANNELS: usize = 4 * LANES;

@@ -68,11 +68,6 @@ impl HyperConnection {
         let scale = <[f32; 3]>::try_from(scale).map_err(|got| mismatch("hc scale", got.len(), 3))?;
         Ok(Self { r#fn, base, scale })
     }
-
-    /// Numbers per token in all streams together.
-    pub fn streams_len(&self) -> usize {
-        self.r#fn.cols()
-    }
 }
 
 /// The weights that collapse the streams before the final norm.

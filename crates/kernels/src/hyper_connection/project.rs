@@ -13,7 +13,7 @@ const ROWS: usize = 4;
 const TOKENS: usize = 8;
 
 /// Fewer products than this are not worth a second thread.
-const PRODUCTS_PER_TASK_MIN: usize = 1 << 15;
+const PRODUCTS_PER_TASK_MIN: usize = 1 << 17;
 
 /// `[tokens, rows + 1]`: the dot products of each token's streams with each row of `weight`, and last its square
 /// sum, each in the order of [`Simd::dot`].

@@ -8,7 +8,7 @@ use crate::simd::{LANES, Simd};
 use crate::{Compute, DisjointRows};
 
 /// Fewer numbers than this are not worth a second thread.
-const NUMBERS_PER_TASK_MIN: usize = 1 << 14;
+const NUMBERS_PER_TASK_MIN: usize = 1 << 16;
 
 /// The input of a sublayer: `out = sum over j of pre[j] * stream j`.
 ///
@@ -90,13 +90,13 @@ impl Vectorized for Collapse<'_> {
         for (chunk, out) in self.out.chunks_mut(LANES).enumerate() {
             let mut sum = None;
             for (j, &share) in self.pre.iter().enumerate() {
-                let x = load(s, &self.streams[j * hidden + chunk * LANES..][..out.len()]);
+                let x = s.load_partial(&self.streams[j * hidden + chunk * LANES..][..out.len()], 0.0);
                 sum = Some(match sum {
                     None => s.mul(s.splat(share), x),
                     Some(sum) => s.fma(s.splat(share), x, sum),
                 });
             }
-            store(s, sum.unwrap_or(s.splat(0.0)), out);
+            s.store_partial(sum.unwrap_or(s.splat(0.0)), out);
         }
     }
 }
@@ -132,34 +132,16 @@ impl Expand<'_> {
                 |stream: usize| stream * hidden + chunk * LANES..stream * hidden + chunk * LANES + o.len();
             let mut old = [s.splat(0.0); N];
             for (j, old) in old[..n].iter_mut().enumerate() {
-                *old = load(s, &self.streams[at(j)]);
+                *old = s.load_partial(&self.streams[at(j)], 0.0);
             }
-            let o = load(s, o);
+            let o = s.load_partial(o, 0.0);
             for k in 0..n {
                 let mut new = s.mul(s.splat(self.post[k]), o);
                 for (j, &old) in old[..n].iter().enumerate() {
                     new = s.fma(s.splat(self.comb[j * n + k]), old, new);
                 }
-                store(s, new, &mut self.streams[at(k)]);
+                s.store_partial(new, &mut self.streams[at(k)]);
             }
         }
-    }
-}
-
-/// Up to sixteen numbers; whole vectors take the straight way.
-#[inline(always)]
-fn load<S: Simd>(s: S, x: &[f32]) -> S::V {
-    match x.as_array() {
-        Some(x) => s.load(x),
-        None => s.load_partial(x, 0.0),
-    }
-}
-
-/// As many lanes as `out` has room for.
-#[inline(always)]
-fn store<S: Simd>(s: S, v: S::V, out: &mut [f32]) {
-    match out.as_mut_array() {
-        Some(out) => s.store(v, out),
-        None => s.store_partial(v, out),
     }
 }

@@ -12,7 +12,7 @@ mod reference;
 mod tests;
 
 /// Fewer numbers than this are not worth a second thread.
-const NUMBERS_PER_TASK_MIN: usize = 1 << 14;
+const NUMBERS_PER_TASK_MIN: usize = 1 << 16;
 
 /// Root-mean-square normalisation of each row: `out = x / sqrt(mean(x²) + eps) * weight`.
 ///

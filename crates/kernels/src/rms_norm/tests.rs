@@ -31,18 +31,18 @@ fn rows_stay_within_the_bound_at_every_tail_length() {
 
 #[test]
 fn a_row_alone_is_the_row_in_a_batch() {
-    let x = Matrix::from_vec(uniform(50 * 1000, 1), 1000);
-    let weight = uniform(1000, 2);
+    let x = Matrix::from_vec(uniform(50 * 5000, 1), 5000);
+    let weight = uniform(5000, 2);
     let batch = everywhere(|c| run(c, &x, Some(&weight), 1e-6));
     for row in [0, 17, 49] {
-        let alone = run(&scalar(), &Matrix::from_vec(x.row(row).to_vec(), 1000), Some(&weight), 1e-6);
-        assert_eq!(batch[row * 1000..][..1000], alone, "row {row}");
+        let alone = run(&scalar(), &Matrix::from_vec(x.row(row).to_vec(), 5000), Some(&weight), 1e-6);
+        assert_eq!(batch[row * 5000..][..5000], alone, "row {row}");
     }
 }
 
 #[test]
 fn in_place_is_the_same_as_beside() {
-    let x = Matrix::from_vec(uniform(40 * 513, 3), 513);
+    let x = Matrix::from_vec(uniform(300 * 513, 3), 513);
     let weight = uniform(513, 4);
     for weight in [None, Some(&weight[..])] {
         let in_place = everywhere(|c| {

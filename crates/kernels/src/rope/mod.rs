@@ -15,7 +15,7 @@ mod tests;
 pub use table::RopeTable;
 
 /// Fewer rotated numbers than this are not worth a second thread.
-const NUMBERS_PER_TASK_MIN: usize = 1 << 14;
+const NUMBERS_PER_TASK_MIN: usize = 1 << 16;
 
 /// Cosines and sines of the angles of some tokens: made once per step by [`RopeTable::angles`], used by every layer
 /// with that table.

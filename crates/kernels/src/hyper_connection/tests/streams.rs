@@ -71,7 +71,7 @@ fn what_stream_0_gives_to_stream_1_stands_in_row_0_column_1() {
 
 #[test]
 fn a_token_alone_is_the_token_in_a_batch() {
-    let (tokens, n, hidden) = (64, 4, 200);
+    let (tokens, n, hidden) = (64, 4, 1000);
     let (streams, o, mix) = (drawn(tokens, n * hidden, 1), drawn(tokens, hidden, 2), drawn_mix(tokens, n));
     let collapsed = everywhere(|c| collapse(c, &streams, &mix.pre));
     let expanded = everywhere(|c| expand(c, &streams, &o, &mix));
