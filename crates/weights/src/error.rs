@@ -142,6 +142,9 @@ pub enum WeightsError {
         /// The name asked for.
         name: String,
     },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// A synthetic checkpoint was asked for that cannot be made.
     #[error("{option}: {problem}")]
     Synth {

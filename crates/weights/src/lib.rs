@@ -21,7 +21,10 @@ mod inventory;
 mod mapping;
 mod names;
 mod safetensors;
+mod save;
+pub mod synth;
 mod unique_map;
+mod verify;
 
 pub use checkpoint::{Checkpoint, Drafter, Expert};
 pub use config::{
@@ -30,3 +33,5 @@ pub use config::{
 pub use error::WeightsError;
 pub use inventory::{Family, Inventory, Part, Precision, StoredTensor, TensorSpec, inventory};
 pub use safetensors::{Header, HeaderEntry};
+pub use save::write_f32_tensors;
+pub use verify::{FileReport, Finding, VerifyReport};

@@ -237,17 +237,13 @@ impl RawConfig {
                 return Err(at.wrong(field, format!("is {ratio} at layer {layer}; it can be 0, 4 or 128")));
             }
         }
-        // The number of drafter stages is told by tensors only, so with a drafter any few zeros will do.
-        let fits = match self.dspark_block_size {
-            Some(_) => trailing.len() <= 16,
-            None => trailing.is_empty() || trailing.len() == self.num_nextn_predict_layers.unwrap_or(0),
-        };
-        if !fits {
+        // The number of drafter stages is told by tensors only, and a list may speak of one that was left out, so
+        // any few zeros will do.
+        if trailing.len() > 16 {
             let n = ratios.len();
-            return Err(at.wrong(
-                field,
-                format!("has {n} entries for {layers} layers and `num_nextn_predict_layers` more"),
-            ));
+            return Err(
+                at.wrong(field, format!("has {n} entries for {layers} layers and at most 16 drafter blocks"))
+            );
         }
         if trailing.iter().any(|&ratio| ratio != 0) {
             return Err(at.wrong(field, "must be 0 beyond the last layer of the backbone"));
