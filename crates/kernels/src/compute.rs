@@ -49,7 +49,7 @@ impl Compute {
     pub fn for_each(&self, tasks: usize, task: impl Fn(usize) + Sync) {
         match &self.pool {
             Some(pool) if tasks > 1 => {
-                pool.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(&task))
+                pool.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(&task));
             }
             _ => (0..tasks).for_each(task),
         }

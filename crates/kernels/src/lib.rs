@@ -28,6 +28,7 @@ mod hyper_connection;
 mod index_select;
 mod isa;
 mod rms_norm;
+mod roof;
 mod rope;
 mod router;
 mod swiglu;
@@ -51,6 +52,7 @@ pub use hyper_connection::{
 pub use index_select::{IndexSegment, Selection, index_select};
 pub use isa::{Isa, Vectorized};
 pub use rms_norm::{rms_norm, rms_norm_in_place};
+pub use roof::{Roof, measure_roof};
 pub use rope::{RopeAngles, RopeTable, Rotation, rope};
 pub use router::{Routing, route_by_hash, route_by_score};
 pub use swiglu::swiglu;

@@ -1,1 +1,37 @@
-//! Being written.
+//! `model`: DeepSeek-V4 as in the paper, one file per named part.
+//!
+//! Door: [`Transformer::load`] takes a checkpoint, [`Transformer::forward`] takes one step: a [`Batch`] of chunks
+//! and the [`SequenceState`] of each, and gives logits. [`Mtp::forward`] drafts the token after the next.
+//!
+//! **Invariant (exact state):** the logits of a position depend on its tokens and the weights only; a state is
+//! the same bytes however it was reached.
+//!
+//! **Invariant:** no arithmetic here: every number comes out of an operation of `kernels`, and nothing branches
+//! on an activation.
+//!
+//! Fields that hold a tensor carry its checkpoint name.
+
+mod attention;
+mod compressor;
+mod ctx;
+mod error;
+pub mod exact_state;
+mod hyper_connection;
+mod indexer;
+mod layer;
+mod load;
+mod measure;
+mod moe;
+mod mtp;
+mod save;
+mod state;
+mod transformer;
+
+pub use ctx::{Ctx, PROBE_NAMES, Probe};
+pub use cuvier_kernels::{Compute, Isa, KvFormat, Roof, measure_roof};
+pub use cuvier_tensor::Matrix;
+pub use cuvier_types::{Batch, Chunk, LogitRows, TokenId};
+pub use error::ModelError;
+pub use mtp::Mtp;
+pub use state::{ROLLBACK_MAX, SequenceState};
+pub use transformer::{StepOutput, Transformer};

@@ -1,2 +1,49 @@
-//! Being written.
-fn main() {}
+//! `xtask`: the repository's own tools. `cargo xtask help` lists them.
+
+#![forbid(unsafe_code)]
+
+mod fixtures;
+mod mutants;
+mod tidy;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// The repository's own tools.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Command {
+    /// Check what neither compiler nor clippy checks: sizes, crate arrows, words, kernels without tests.
+    Tidy,
+    /// Make recorded truths again; needs Python and its package registry. Without names: all of them.
+    Fixtures {
+        /// `parity`, `encoding`, `tokenizer`
+        names: Vec<String>,
+    },
+    /// Apply known porting bugs one by one to a copy of the tree and report which ones the tests catch.
+    Mutants {
+        /// Only those whose name contains this.
+        #[arg(long)]
+        only: Option<String>,
+        /// List them and stop.
+        #[arg(long)]
+        list: bool,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let root = root()?;
+    match Command::parse() {
+        Command::Tidy => tidy::run(&root),
+        Command::Fixtures { names } => fixtures::run(&root, &names),
+        Command::Mutants { only, list } => mutants::run(&root, only.as_deref(), list),
+    }
+}
+
+/// The folder of the workspace.
+fn root() -> anyhow::Result<PathBuf> {
+    let crate_folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let root = crate_folder.ancestors().nth(2);
+    Ok(root.ok_or_else(|| anyhow::anyhow!("{} is not two folders deep", crate_folder.display()))?.to_owned())
+}

@@ -1,0 +1,67 @@
+//! Sums and products of matrices, number by number.
+//!
+//! | argument | shape                     | dtype |
+//! |----------|---------------------------|-------|
+//! | `x`      | `[rows, parts * cols]`    | f32   |
+//! | `y`      | `[rows, cols]`            | f32   |
+//! | `factor` | scalar                    | f32   |
+//!
+//! One rounding per number; the instruction set does not matter, so plain loops are all there is.
+
+use cuvier_tensor::{MatMut, MatRef, Matrix};
+
+use crate::Compute;
+
+/// Adds row `i` of `y` to each part of row `i` of `x`.
+///
+/// # Panics
+/// If the numbers of rows differ or a row of `x` is not a whole number of rows of `y`.
+pub fn add(_: &Compute, mut x: MatMut<'_>, y: MatRef<'_>) {
+    assert_eq!(x.rows(), y.rows());
+    assert!(y.cols() > 0 && x.cols().is_multiple_of(y.cols()), "{} into {}", x.cols(), y.cols());
+    for row in 0..y.rows() {
+        for part in x.row_mut(row).chunks_exact_mut(y.cols()) {
+            for (x, y) in part.iter_mut().zip(y.row(row)) {
+                *x += y;
+            }
+        }
+    }
+}
+
+/// Multiplies every number of `x` by `factor`.
+pub fn scale(_: &Compute, x: MatMut<'_>, factor: f32) {
+    for x in x.into_data() {
+        *x *= factor;
+    }
+}
+
+/// Each row of `x` `parts` times side by side, `[rows, parts * cols]`: the residual streams of an embedding.
+///
+/// Source: DeepSeek-V4 `inference/model.py`, `Transformer.forward`.
+pub fn replicate(_: &Compute, x: MatRef<'_>, parts: usize) -> Matrix {
+    let mut out = Vec::with_capacity(x.rows() * x.cols() * parts);
+    for row in x.iter() {
+        for _ in 0..parts {
+            out.extend_from_slice(row);
+        }
+    }
+    Matrix::from_vec(out, x.cols() * parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use std::num::NonZeroUsize;
+
+    #[test]
+    fn a_row_is_added_to_every_part_of_its_own_row_only() {
+        let c = Compute::new(Isa::Scalar, NonZeroUsize::MIN).expect("one thread needs no pool");
+        let y = Matrix::from_vec(vec![1.0, 2.0, 3.0, 4.0], 2);
+        let mut x = replicate(&c, y.view(), 3);
+        assert_eq!(x.row(1), [3.0, 4.0, 3.0, 4.0, 3.0, 4.0]);
+        add(&c, x.view_mut(), y.view());
+        scale(&c, x.view_mut(), 0.5);
+        assert_eq!(x, replicate(&c, y.view(), 3));
+    }
+}

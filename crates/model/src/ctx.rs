@@ -1,0 +1,65 @@
+//! What a step runs on, and who looks on.
+
+use cuvier_kernels::Compute;
+use cuvier_tensor::Matrix;
+
+/// Records named tensors while a step runs; see [`Ctx::probe`].
+pub trait Probe {
+    /// Whether this tensor is wanted; asked before it is handed over.
+    fn wants(&self, name: &str) -> bool;
+    /// Takes a tensor: one row per token of the step (per stream and head as the name's page in `docs` says).
+    fn record(&mut self, name: &str, rows: usize, data: &[f32]);
+}
+
+/// The threads and instruction set of a step, and perhaps a probe.
+pub struct Ctx<'a> {
+    /// Instruction set and threads.
+    pub compute: &'a Compute,
+    probe: Option<&'a mut dyn Probe>,
+    layer: String,
+}
+
+impl<'a> Ctx<'a> {
+    /// Runs without a probe.
+    pub fn new(compute: &'a Compute) -> Self {
+        Self { compute, probe: None, layer: String::new() }
+    }
+
+    /// Runs with a probe.
+    pub fn with_probe(compute: &'a Compute, probe: &'a mut dyn Probe) -> Self {
+        Self { compute, probe: Some(probe), layer: String::new() }
+    }
+
+    /// Sets the prefix of the names that follow, `layers.3` or `mtp.0`; empty outside layers.
+    pub(crate) fn enter(&mut self, layer: impl FnOnce() -> String) {
+        if self.probe.is_some() {
+            self.layer = layer();
+        }
+    }
+
+    /// Shows `tensor` to the probe under the current layer's prefix.
+    pub(crate) fn probe(&mut self, name: &str, tensor: &Matrix) {
+        if let Some(probe) = &mut self.probe {
+            let name = if self.layer.is_empty() { name.to_owned() } else { format!("{}.{name}", self.layer) };
+            if probe.wants(&name) {
+                probe.record(&name, tensor.rows(), tensor.data());
+            }
+        }
+    }
+}
+
+/// The names a probe may ask for in every layer, behind `layers.N.`; a layer without the part records nothing.
+/// Outside layers there are `embed` and `norm`.
+pub const PROBE_NAMES: [&str; 11] = [
+    "attn.in",
+    "attn.q",
+    "attn.kv",
+    "attn.compressor",
+    "attn.indexer.keys",
+    "attn.o",
+    "attn.out",
+    "ffn.in",
+    "ffn.gate",
+    "ffn.out",
+    "streams",
+];

@@ -1,0 +1,64 @@
+//! One layer: attention and experts, each between a reading and a writing of the residual streams.
+
+use crate::attention::{Attention, Segment, SegmentState};
+use crate::hyper_connection::{Connection, Streams};
+use crate::moe::Moe;
+use crate::{Ctx, Matrix};
+use cuvier_kernels::{KvFormat, RopeAngles, rms_norm};
+
+/// A layer of the backbone, or the one inside the MTP block.
+pub struct Layer {
+    pub(crate) hc_attn: Connection,
+    pub(crate) attn_norm: Vec<f32>,
+    pub(crate) attn: Attention,
+    pub(crate) hc_ffn: Connection,
+    pub(crate) ffn_norm: Vec<f32>,
+    pub(crate) ffn: Moe,
+    pub(crate) rms_norm_eps: f32,
+}
+
+/// What a layer must know about the step besides its input.
+pub struct Step<'a> {
+    /// Token ids, one per row.
+    pub tokens: &'a [u32],
+    /// The rows of each sequence.
+    pub segments: &'a [Segment],
+    /// Rotations of the rows' positions under this layer's table.
+    pub angles: &'a RopeAngles,
+    /// How state is stored.
+    pub kv: KvFormat,
+}
+
+impl Layer {
+    /// `streams`: `[tokens, hc_mult * hidden_size]`, updated in place; `states`: one per segment.
+    ///
+    /// Source: DeepSeek-V4 `inference/model.py`, `Block.forward`.
+    pub fn forward(
+        &self,
+        streams: &mut Streams,
+        step: &Step<'_>,
+        states: &mut [SegmentState<'_>],
+        ctx: &mut Ctx<'_>,
+    ) {
+        let (x, mix) = self.hc_attn.pre(streams, ctx);
+        let x = self.norm(&x, &self.attn_norm, ctx);
+        ctx.probe("attn.in", &x);
+        let x = self.attn.forward(&x, step, states, ctx);
+        ctx.probe("attn.out", &x);
+        self.hc_attn.post(streams, &x, &mix, ctx);
+
+        let (x, mix) = self.hc_ffn.pre(streams, ctx);
+        let x = self.norm(&x, &self.ffn_norm, ctx);
+        ctx.probe("ffn.in", &x);
+        let x = self.ffn.forward(&x, step.tokens, ctx);
+        ctx.probe("ffn.out", &x);
+        self.hc_ffn.post(streams, &x, &mix, ctx);
+        ctx.probe("streams", streams);
+    }
+
+    fn norm(&self, x: &Matrix, weight: &[f32], ctx: &mut Ctx<'_>) -> Matrix {
+        let mut out = Matrix::zeros(x.rows(), x.cols());
+        rms_norm(ctx.compute, x.view(), Some(weight), self.rms_norm_eps, out.view_mut());
+        out
+    }
+}

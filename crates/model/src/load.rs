@@ -1,0 +1,273 @@
+//! From a checkpoint's tensors to the model's fields: the one place that knows which name is which field.
+
+use std::sync::Arc;
+
+use cuvier_kernels::{
+    CompressorShape, ExpertWeights, HcConfig, HcHead, HyperConnection, KvFormat, RopeTable,
+};
+use cuvier_tensor::{Matrix, WeightMatrix};
+use cuvier_types::LayerId;
+use cuvier_weights::{Checkpoint, Drafter, LayerKind, ModelConfig};
+
+use crate::ModelError;
+use crate::attention::{Attention, Compressed};
+use crate::compressor::Compressor;
+use crate::hyper_connection::Connection;
+use crate::indexer::Indexer;
+use crate::layer::Layer;
+use crate::moe::{Gate, Moe, Selection};
+use crate::mtp::Mtp;
+use crate::state::{CompressedGeometry, LayerGeometry};
+use crate::transformer::{Tables, Transformer};
+
+impl Transformer {
+    /// Makes the model of a checkpoint. Weights stay where they are; only small vectors are copied.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape or dtype than its place asks for.
+    pub fn load(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
+        let config = checkpoint.config().clone();
+        let tables = tables(&config);
+        let loader = Loader { checkpoint, config: &config, tables: &tables };
+        let layers = config.layers().map(|layer| loader.layer(layer)).collect::<Result<_, _>>()?;
+        let mtp = match checkpoint.drafter() {
+            Drafter::Mtp => Some(loader.mtp()?),
+            _ => None,
+        };
+        let mut model = Self {
+            embed: loader.matrix("embed.weight")?,
+            layers,
+            hc_head: loader.hc_head("")?,
+            hc_config: hc_config(&config),
+            norm: loader.vector("norm.weight")?,
+            head: loader.matrix("head.weight")?,
+            mtp,
+            fingerprint: 0,
+            config: config.clone(),
+            tables,
+        };
+        model.fingerprint = model.compute_fingerprint();
+        Ok(model)
+    }
+
+    /// A number that differs between models whose states must not be mixed: a hash (FNV-1a) of the config and of
+    /// every layer's small vectors, which no two trained or random models share.
+    fn compute_fingerprint(&self) -> u64 {
+        let mut hash = 0xCBF2_9CE4_8422_2325_u64;
+        let mut mix = |bytes: &[u8]| {
+            for byte in bytes {
+                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);
+            }
+        };
+        mix(self.config.to_json().as_bytes());
+        for layer in self.layers.iter().chain(self.mtp.as_ref().map(|mtp| &mtp.layer)) {
+            let attn = &layer.attn;
+            for vector in [&layer.attn_norm, &layer.ffn_norm, &attn.q_norm, &attn.kv_norm, &attn.attn_sink] {
+                for value in vector {
+                    mix(&value.to_le_bytes());
+                }
+            }
+        }
+        hash
+    }
+}
+
+impl Attention {
+    pub(crate) fn is_sliding(&self) -> bool {
+        matches!(self.compressed, Compressed::Sliding)
+    }
+
+    pub(crate) fn geometry(&self, kv: KvFormat) -> LayerGeometry {
+        let compressed = match &self.compressed {
+            Compressed::Sliding => None,
+            Compressed::Hca { compressor } => Some((compressor, None)),
+            Compressed::Csa { compressor, indexer } => {
+                Some((compressor, Some((indexer.compressor.row_len(), indexer.codec(kv).row_bytes()))))
+            }
+        };
+        LayerGeometry {
+            entry_bytes: self.codec(kv).row_bytes(),
+            compressed: compressed.map(|(compressor, index)| CompressedGeometry {
+                ratio: compressor.shape.ratio,
+                overlap: compressor.shape.overlap,
+                pending_len: compressor.row_len(),
+                index,
+            }),
+        }
+    }
+}
+
+fn tables(config: &ModelConfig) -> Tables {
+    let dim = config.qk_rope_head_dim;
+    let compressed = match &config.rope_scaling {
+        Some(scaling) => RopeTable::yarn(
+            config.compress_rope_theta,
+            dim,
+            scaling.factor,
+            scaling.original_max_position_embeddings,
+            scaling.beta_fast,
+            scaling.beta_slow,
+        ),
+        None => RopeTable::plain(config.compress_rope_theta, dim),
+    };
+    Tables { sliding: Arc::new(RopeTable::plain(config.rope_theta, dim)), compressed: Arc::new(compressed) }
+}
+
+fn hc_config(config: &ModelConfig) -> HcConfig {
+    HcConfig {
+        hc_mult: config.hc_mult,
+        sinkhorn_iters: config.hc_sinkhorn_iters,
+        hc_eps: config.hc_eps,
+        norm_eps: config.rms_norm_eps,
+    }
+}
+
+struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    config: &'a ModelConfig,
+    tables: &'a Tables,
+}
+
+impl Loader<'_> {
+    fn matrix(&self, name: &str) -> Result<WeightMatrix, ModelError> {
+        Ok(self.checkpoint.matrix(name)?)
+    }
+
+    fn vector(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        Ok(self.checkpoint.vector_f32(name)?)
+    }
+
+    fn layer(&self, id: LayerId) -> Result<Layer, ModelError> {
+        let prefix = if id == self.config.mtp_layer() { "mtp.0".to_owned() } else { format!("layers.{id}") };
+        Ok(Layer {
+            hc_attn: self.connection(&format!("{prefix}.hc_attn"))?,
+            attn_norm: self.vector(&format!("{prefix}.attn_norm.weight"))?,
+            attn: self.attention(id, &format!("{prefix}.attn"))?,
+            hc_ffn: self.connection(&format!("{prefix}.hc_ffn"))?,
+            ffn_norm: self.vector(&format!("{prefix}.ffn_norm.weight"))?,
+            ffn: self.moe(id, &format!("{prefix}.ffn"))?,
+            rms_norm_eps: self.config.rms_norm_eps,
+        })
+    }
+
+    fn connection(&self, prefix: &str) -> Result<Connection, ModelError> {
+        let r#fn = self.matrix(&format!("{prefix}_fn"))?;
+        let base = self.vector(&format!("{prefix}_base"))?;
+        let scale = self.vector(&format!("{prefix}_scale"))?;
+        let name = || format!("{prefix}_fn");
+        let hc = HyperConnection::new(&r#fn, base, scale, self.config.hc_mult)
+            .map_err(|source| ModelError::Parts { name: name(), source })?;
+        Ok(Connection { hc, config: hc_config(self.config) })
+    }
+
+    fn hc_head(&self, prefix: &str) -> Result<HcHead, ModelError> {
+        let r#fn = self.matrix(&format!("{prefix}hc_head_fn"))?;
+        let base = self.vector(&format!("{prefix}hc_head_base"))?;
+        let scale = self.vector(&format!("{prefix}hc_head_scale"))?;
+        HcHead::new(&r#fn, base, scale, self.config.hc_mult)
+            .map_err(|source| ModelError::Parts { name: format!("{prefix}hc_head_fn"), source })
+    }
+
+    fn attention(&self, id: LayerId, prefix: &str) -> Result<Attention, ModelError> {
+        let config = self.config;
+        let kind = self.config.layer_kind(id);
+        let table = if kind == LayerKind::Sliding { &self.tables.sliding } else { &self.tables.compressed };
+        Ok(Attention {
+            wq_a: self.matrix(&format!("{prefix}.wq_a.weight"))?,
+            q_norm: self.vector(&format!("{prefix}.q_norm.weight"))?,
+            wq_b: self.matrix(&format!("{prefix}.wq_b.weight"))?,
+            wkv: self.matrix(&format!("{prefix}.wkv.weight"))?,
+            kv_norm: self.vector(&format!("{prefix}.kv_norm.weight"))?,
+            wo_a: self.matrix(&format!("{prefix}.wo_a.weight"))?,
+            wo_b: self.matrix(&format!("{prefix}.wo_b.weight"))?,
+            attn_sink: self.vector(&format!("{prefix}.attn_sink"))?,
+            compressed: self.compressed(kind, prefix)?,
+            table: Arc::clone(table),
+            num_attention_heads: config.num_attention_heads,
+            head_dim: config.head_dim,
+            qk_rope_head_dim: config.qk_rope_head_dim,
+            o_groups: config.o_groups,
+            sliding_window: config.sliding_window,
+            rms_norm_eps: config.rms_norm_eps,
+        })
+    }
+
+    fn compressed(&self, kind: LayerKind, prefix: &str) -> Result<Compressed, ModelError> {
+        let shape = CompressorShape {
+            ratio: kind.ratio(),
+            overlap: kind == LayerKind::Csa,
+            dim: self.config.head_dim,
+        };
+        let compressor = || self.compressor(&format!("{prefix}.compressor"), shape);
+        Ok(match kind {
+            LayerKind::Sliding => Compressed::Sliding,
+            LayerKind::Hca => Compressed::Hca { compressor: compressor()? },
+            LayerKind::Csa => {
+                Compressed::Csa { compressor: compressor()?, indexer: self.indexer(prefix, shape)? }
+            }
+        })
+    }
+
+    fn compressor(&self, prefix: &str, shape: CompressorShape) -> Result<Compressor, ModelError> {
+        Ok(Compressor {
+            wkv: self.matrix(&format!("{prefix}.wkv.weight"))?,
+            wgate: self.matrix(&format!("{prefix}.wgate.weight"))?,
+            ape: self.vector(&format!("{prefix}.ape"))?,
+            norm: self.vector(&format!("{prefix}.norm.weight"))?,
+            shape,
+            rms_norm_eps: self.config.rms_norm_eps,
+        })
+    }
+
+    fn indexer(&self, prefix: &str, shape: CompressorShape) -> Result<Indexer, ModelError> {
+        let config = self.config;
+        let shape = CompressorShape { dim: config.index_head_dim, ..shape };
+        Ok(Indexer {
+            wq_b: self.matrix(&format!("{prefix}.indexer.wq_b.weight"))?,
+            weights_proj: self.matrix(&format!("{prefix}.indexer.weights_proj.weight"))?,
+            compressor: self.compressor(&format!("{prefix}.indexer.compressor"), shape)?,
+            index_n_heads: config.index_n_heads,
+            index_head_dim: config.index_head_dim,
+            index_topk: config.index_topk,
+        })
+    }
+
+    fn moe(&self, id: LayerId, prefix: &str) -> Result<Moe, ModelError> {
+        let config = self.config;
+        let selection = if config.is_hash(id) {
+            let name = format!("{prefix}.gate.tid2eid");
+            let table = self.checkpoint.expert_table(&name)?;
+            Selection::Hash { tid2eid: Matrix::from_vec(table, config.num_experts_per_tok) }
+        } else {
+            Selection::Score { bias: self.vector(&format!("{prefix}.gate.bias"))? }
+        };
+        let experts = self.checkpoint.experts(id)?.into_iter();
+        Ok(Moe {
+            gate: Gate { weight: self.matrix(&format!("{prefix}.gate.weight"))?, selection },
+            experts: experts
+                .map(|expert| ExpertWeights { w1: expert.w1, w3: expert.w3, w2: expert.w2 })
+                .collect(),
+            shared_experts: ExpertWeights {
+                w1: self.matrix(&format!("{prefix}.shared_experts.w1.weight"))?,
+                w3: self.matrix(&format!("{prefix}.shared_experts.w3.weight"))?,
+                w2: self.matrix(&format!("{prefix}.shared_experts.w2.weight"))?,
+            },
+            num_experts_per_tok: config.num_experts_per_tok,
+            routed_scaling_factor: config.routed_scaling_factor,
+            swiglu_limit: config.swiglu_limit,
+        })
+    }
+
+    fn mtp(&self) -> Result<Mtp, ModelError> {
+        Ok(Mtp {
+            e_proj: self.matrix("mtp.0.e_proj.weight")?,
+            h_proj: self.matrix("mtp.0.h_proj.weight")?,
+            enorm: self.vector("mtp.0.enorm.weight")?,
+            hnorm: self.vector("mtp.0.hnorm.weight")?,
+            layer: self.layer(self.config.mtp_layer())?,
+            hc_head: self.hc_head("mtp.0.")?,
+            hc_config: hc_config(self.config),
+            norm: self.vector("mtp.0.norm.weight")?,
+        })
+    }
+}

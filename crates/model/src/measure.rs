@@ -1,0 +1,142 @@
+//! What measuring needs: states of any length without computing them, and the bytes that a step reads.
+
+use cuvier_kernels::{Compute, EntryCodec, IndexKeyCodec, KvFormat, encode_entries, encode_index_keys};
+use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
+
+use crate::attention::Compressed;
+use crate::layer::Layer;
+use crate::{SequenceState, Transformer};
+
+/// Distinct rows that a filled state repeats.
+const DISTINCT_ROWS: usize = 61;
+
+impl Transformer {
+    /// A state of `position` tokens whose rows are random numbers in true format: the next token costs what it
+    /// would cost after that many computed ones. For measuring only.
+    ///
+    /// # Panics
+    /// If `position` exceeds the context.
+    pub fn filled_state(&self, kv: KvFormat, position: usize, compute: &Compute) -> SequenceState {
+        assert!(position <= self.config.max_position_embeddings, "{position} tokens exceed the context");
+        let mut state = self.new_state(kv);
+        let geometry = state.geometry.clone();
+        let window = position.saturating_sub(self.config.sliding_window - 1);
+        let layers = self.layers.iter().zip(&mut state.layers).zip(&geometry.layers);
+        for ((layer, state), geometry) in layers {
+            let codec = layer.attn.codec(kv);
+            fill_entries(&mut state.window, window..position, &codec, compute);
+            let Some((compressed, geometry)) = state.compressed.as_mut().zip(geometry.compressed.as_ref()) else {
+                continue;
+            };
+            let (pending, groups) = (geometry.pending_start(position)..position, 0..position / geometry.ratio);
+            fill_floats(&mut compressed.pending, pending.clone());
+            fill_entries(&mut compressed.entries, groups.clone(), &codec, compute);
+            if let (Some(index), Compressed::Csa { indexer, .. }) = (&mut compressed.index, &layer.attn.compressed) {
+                fill_floats(&mut index.pending, pending);
+                fill_keys(&mut index.keys, groups, &indexer.codec(kv), compute);
+            }
+        }
+        state.position = position;
+        state
+    }
+
+    /// Bytes of weights that a step of `slots` sequences with one token each reads, if experts are chosen evenly:
+    /// every dense matrix once, the LM head included, one embedding row per token, and the distinct experts.
+    pub fn decode_weight_bytes(&self, slots: usize) -> f64 {
+        let embedding = self.embed.bytes() / self.embed.rows() * slots;
+        let layers: f64 = self.layers.iter().map(|layer| layer.decode_bytes(slots)).sum();
+        (embedding + self.head.bytes()) as f64 + layers
+    }
+}
+
+impl SequenceState {
+    /// Bytes of state that the next token reads: windows, all entries of HCA layers, and in CSA layers all index
+    /// keys and the selected entries.
+    pub fn decode_bytes(&self, index_topk: usize) -> usize {
+        let layers = self.layers.iter();
+        let rows = layers.map(|layer| {
+            let window = layer.window.range().len().min(self.geometry.sliding_window) * layer.window.row_len();
+            let compressed = layer.compressed.as_ref().map_or(0, |compressed| {
+                let entries = compressed.entries.range().len();
+                match &compressed.index {
+                    None => entries * compressed.entries.row_len(),
+                    Some(index) => {
+                        entries * index.keys.row_len() + entries.min(index_topk) * compressed.entries.row_len()
+                    }
+                }
+            });
+            window + compressed
+        });
+        rows.sum()
+    }
+}
+
+impl Layer {
+    fn decode_bytes(&self, slots: usize) -> f64 {
+        let attn = &self.attn;
+        let compressor = |c: &crate::compressor::Compressor| c.wkv.bytes() + c.wgate.bytes();
+        let compressed = match &attn.compressed {
+            Compressed::Sliding => 0,
+            Compressed::Hca { compressor: c } => compressor(c),
+            Compressed::Csa { compressor: c, indexer } => {
+                compressor(c)
+                    + compressor(&indexer.compressor)
+                    + indexer.wq_b.bytes()
+                    + indexer.weights_proj.bytes()
+            }
+        };
+        let projections = [&attn.wq_a, &attn.wq_b, &attn.wkv, &attn.wo_a, &attn.wo_b];
+        let shared = &self.ffn.shared_experts;
+        let dense = projections.into_iter().chain([&self.ffn.gate.weight, &shared.w1, &shared.w3, &shared.w2]);
+        let dense = dense.map(WeightMatrix::bytes).sum::<usize>() + compressed;
+        let experts = self.ffn.experts.len() as f64;
+        let expert = self.ffn.experts.first().map_or(0, |e| e.w1.bytes() + e.w3.bytes() + e.w2.bytes());
+        let unused = (1.0 - self.ffn.num_experts_per_tok as f64 / experts).powi(slots as i32);
+        dense as f64 + experts * (1.0 - unused) * expert as f64
+    }
+}
+
+fn fill_entries(rows: &mut PagedRows<u8>, range: std::ops::Range<usize>, codec: &EntryCodec, compute: &Compute) {
+    let mut bytes = Matrix::<u8>::zeros(DISTINCT_ROWS, codec.row_bytes());
+    encode_entries(compute, codec, random(codec.head_dim).view(), bytes.view_mut());
+    fill(rows, range, &bytes);
+}
+
+fn fill_keys(rows: &mut PagedRows<u8>, range: std::ops::Range<usize>, codec: &IndexKeyCodec, compute: &Compute) {
+    let mut bytes = Matrix::<u8>::zeros(DISTINCT_ROWS, codec.row_bytes());
+    encode_index_keys(compute, codec, random(codec.dim).view(), bytes.view_mut());
+    fill(rows, range, &bytes);
+}
+
+fn fill_floats(rows: &mut PagedRows<f32>, range: std::ops::Range<usize>) {
+    let values = random(rows.row_len());
+    fill(rows, range, &values);
+}
+
+fn fill<T: Copy + Default>(rows: &mut PagedRows<T>, range: std::ops::Range<usize>, distinct: &Matrix<T>) {
+    *rows = PagedRows::new(rows.row_len(), range.start);
+    for index in range {
+        rows.extend(distinct.row(index % distinct.rows()));
+    }
+}
+
+/// [`DISTINCT_ROWS`] rows of `cols` numbers between -1 and 1.
+fn random(cols: usize) -> Matrix {
+    let values = (0..DISTINCT_ROWS * cols).map(|i| {
+        let bits = (i as u64).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        ((bits ^ (bits >> 29)) >> 40) as f32 / (1 << 23) as f32 - 1.0
+    });
+    Matrix::from_vec(values.collect(), cols)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_rows_differ_and_stay_within_one() {
+        let rows = random(64);
+        assert!(rows.data().iter().all(|x| x.abs() <= 1.0));
+        assert_ne!(rows.row(0), rows.row(1));
+    }
+}

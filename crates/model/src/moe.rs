@@ -1,0 +1,77 @@
+//! Mixture of experts: a router picks a few experts per token, one shared expert sees every token.
+
+use cuvier_kernels::{ExpertWeights, Routing, add, experts, gemm, route_by_hash, route_by_score, swiglu};
+use cuvier_tensor::{Matrix, WeightMatrix};
+
+use crate::Ctx;
+
+/// The feed-forward part of a layer.
+pub struct Moe {
+    pub(crate) gate: Gate,
+    pub(crate) experts: Vec<ExpertWeights>,
+    pub(crate) shared_experts: ExpertWeights,
+    pub(crate) num_experts_per_tok: usize,
+    pub(crate) routed_scaling_factor: f32,
+    pub(crate) swiglu_limit: f32,
+}
+
+/// The router, under its checkpoint key.
+pub struct Gate {
+    /// `[n_routed_experts, hidden_size]`.
+    pub(crate) weight: WeightMatrix,
+    pub(crate) selection: Selection,
+}
+
+/// How a router picks experts; their weights come from the scores either way.
+pub enum Selection {
+    /// The best scores after adding `bias` `[n_routed_experts]`, which has no other effect.
+    Score { bias: Vec<f32> },
+    /// The row of the token id in this table `[vocab_size, num_experts_per_tok]`.
+    Hash { tid2eid: Matrix<u16> },
+}
+
+impl Moe {
+    /// `x`: `[tokens, hidden_size]`, normed. Returns the same shape.
+    ///
+    /// Source: DeepSeek-V4 `inference/model.py`, `MoE.forward` and `Gate.forward`.
+    pub fn forward(&self, x: &Matrix, tokens: &[u32], ctx: &mut Ctx<'_>) -> Matrix {
+        let routing = self.route(x, tokens, ctx);
+        let mut out = Matrix::zeros(x.rows(), x.cols());
+        let Routing { ids, weights } = &routing;
+        experts(ctx.compute, x.view(), ids, weights, &self.experts, self.swiglu_limit, out.view_mut());
+        let shared = self.shared(x, ctx);
+        add(ctx.compute, out.view_mut(), shared.view());
+        out
+    }
+
+    fn route(&self, x: &Matrix, tokens: &[u32], ctx: &mut Ctx<'_>) -> Routing {
+        let mut logits = Matrix::zeros(x.rows(), self.gate.weight.rows());
+        gemm(ctx.compute, x.view(), &self.gate.weight, logits.view_mut());
+        ctx.probe("ffn.gate", &logits);
+        match &self.gate.selection {
+            Selection::Score { bias } => route_by_score(
+                ctx.compute,
+                logits.view(),
+                bias,
+                self.num_experts_per_tok,
+                self.routed_scaling_factor,
+            ),
+            Selection::Hash { tid2eid } => {
+                route_by_hash(ctx.compute, logits.view(), tid2eid, tokens, self.routed_scaling_factor)
+            }
+        }
+    }
+
+    fn shared(&self, x: &Matrix, ctx: &mut Ctx<'_>) -> Matrix {
+        let ExpertWeights { w1, w3, w2 } = &self.shared_experts;
+        let mut gate = Matrix::zeros(x.rows(), w1.rows());
+        let mut up = Matrix::zeros(x.rows(), w3.rows());
+        let mut hidden = Matrix::zeros(x.rows(), w1.rows());
+        let mut out = Matrix::zeros(x.rows(), w2.rows());
+        gemm(ctx.compute, x.view(), w1, gate.view_mut());
+        gemm(ctx.compute, x.view(), w3, up.view_mut());
+        swiglu(ctx.compute, gate.view(), up.view(), self.swiglu_limit, hidden.view_mut());
+        gemm(ctx.compute, hidden.view(), w2, out.view_mut());
+        out
+    }
+}

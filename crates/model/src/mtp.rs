@@ -1,0 +1,87 @@
+//! Multi-token prediction: one more layer that drafts the token after the next.
+
+use cuvier_kernels::{HcConfig, HcHead, add, embed, gemm, rms_norm_in_place};
+use cuvier_tensor::{Matrix, WeightMatrix};
+use cuvier_types::TokenId;
+
+use crate::attention::Segment;
+use crate::hyper_connection::Streams;
+use crate::layer::{Layer, Step};
+use crate::transformer::head;
+use crate::{Ctx, ModelError, SequenceState, Transformer};
+
+/// The MTP block of the first V4 checkpoints; embedding and LM head are the backbone's.
+pub struct Mtp {
+    /// `[hidden_size, hidden_size]`.
+    pub(crate) e_proj: WeightMatrix,
+    /// `[hidden_size, hidden_size]`.
+    pub(crate) h_proj: WeightMatrix,
+    /// `[hidden_size]`.
+    pub(crate) enorm: Vec<f32>,
+    /// `[hidden_size]`.
+    pub(crate) hnorm: Vec<f32>,
+    pub(crate) layer: Layer,
+    pub(crate) hc_head: HcHead,
+    pub(crate) hc_config: HcConfig,
+    /// `[hidden_size]`.
+    pub(crate) norm: Vec<f32>,
+}
+
+impl Mtp {
+    /// For consecutive tokens of one sequence: `streams` are their residual streams out of
+    /// [`Transformer::forward`], `next` the tokens that follow each of them. Returns for each the logits of the
+    /// token after `next`, `[tokens, vocab_size]`, and the block's own streams for drafting further.
+    ///
+    /// The block keeps its own window in `state`, which must have seen the tokens before these, or none.
+    ///
+    /// Source: DeepSeek-V4 `inference/model.py`, `MTPBlock.forward`.
+    ///
+    /// # Errors
+    /// If a token is outside the vocabulary, or the numbers of rows differ.
+    pub fn forward(
+        &self,
+        model: &Transformer,
+        streams: &Streams,
+        next: &[TokenId],
+        state: &mut SequenceState,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(Matrix, Streams), ModelError> {
+        let tokens: Vec<u32> = next.iter().map(|token| token.0).collect();
+        model.check_tokens(tokens.iter().copied())?;
+        if tokens.len() != streams.rows() || tokens.is_empty() {
+            return Err(ModelError::States { chunks: tokens.len(), states: streams.rows() });
+        }
+        let kv = state.geometry.kv;
+        let own = state.mtp.as_mut().ok_or(ModelError::ForeignState)?;
+        let segment = Segment { rows: 0..tokens.len(), first_position: own.window.range().end };
+        let positions: Vec<u32> = segment.positions().collect();
+        let angles = model.tables.sliding.angles(&positions);
+
+        ctx.enter(|| "mtp.0".to_owned());
+        let mut streams = self.combine(model, streams, &tokens, ctx);
+        let step = Step { tokens: &tokens, segments: &[segment], angles: &angles, kv };
+        self.layer.forward(&mut streams, &step, &mut [own], ctx);
+        let logits = head(&streams, &self.hc_head, &self.hc_config, &self.norm, &model.head, ctx);
+        state.release();
+        Ok((logits, streams))
+    }
+
+    /// `e_proj norm(embed(next)) + h_proj norm(stream)`, for each stream.
+    fn combine(&self, model: &Transformer, streams: &Streams, tokens: &[u32], ctx: &mut Ctx<'_>) -> Streams {
+        let (c, hidden_size) = (ctx.compute, self.e_proj.cols());
+        let eps = self.hc_config.norm_eps;
+        let mut e = Matrix::zeros(tokens.len(), hidden_size);
+        embed(c, tokens, &model.embed, e.view_mut());
+        rms_norm_in_place(c, e.view_mut(), Some(&self.enorm), eps);
+        let mut e_projected = Matrix::zeros(tokens.len(), self.e_proj.rows());
+        gemm(c, e.view(), &self.e_proj, e_projected.view_mut());
+
+        let mut h = Matrix::from_vec(streams.data().to_vec(), hidden_size);
+        rms_norm_in_place(c, h.view_mut(), Some(&self.hnorm), eps);
+        let mut h_projected = Matrix::zeros(h.rows(), self.h_proj.rows());
+        gemm(c, h.view(), &self.h_proj, h_projected.view_mut());
+        let mut combined = Matrix::from_vec(h_projected.into_vec(), streams.cols());
+        add(c, combined.view_mut(), e_projected.view());
+        combined
+    }
+}

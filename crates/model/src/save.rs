@@ -1,0 +1,165 @@
+//! A sequence state as bytes, and back.
+//!
+//! Layout, little endian: magic, the model's fingerprint, the cache format, the position; then for every list of
+//! rows in the order of the layers its first index, its end and its rows. Only rows that a next token needs are
+//! written, so the bytes are a function of the tokens: states that were reached in different ways are equal when
+//! their bytes are. The rows kept longer for rollbacks are not saved; a restored state regains them as it grows.
+
+use cuvier_kernels::KvFormat;
+use cuvier_tensor::PagedRows;
+
+use crate::attention::LayerState;
+use crate::state::Geometry;
+use crate::{ModelError, SequenceState};
+
+const MAGIC: &[u8; 8] = b"CUVSTATE";
+
+impl SequenceState {
+    /// The state as bytes; [`crate::Transformer::restore`] reads them.
+    pub fn save(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&self.geometry.fingerprint.to_le_bytes());
+        out.push(format_code(self.geometry.kv));
+        out.extend_from_slice(&(self.position as u64).to_le_bytes());
+        let geometries = self.geometry.layers.iter().chain(&self.geometry.mtp);
+        for (layer, geometry) in self.layers.iter().chain(&self.mtp).zip(geometries) {
+            let window_start = layer.window.range().end.saturating_sub(self.geometry.sliding_window - 1);
+            write_rows(&mut out, &layer.window, window_start, |byte| [byte]);
+            if let (Some(compressed), Some(geometry)) = (&layer.compressed, &geometry.compressed) {
+                let pending_start = geometry.pending_start(self.position);
+                write_rows(&mut out, &compressed.pending, pending_start, f32::to_le_bytes);
+                write_rows(&mut out, &compressed.entries, 0, |byte| [byte]);
+                if let Some(index) = &compressed.index {
+                    write_rows(&mut out, &index.pending, pending_start, f32::to_le_bytes);
+                    write_rows(&mut out, &index.keys, 0, |byte| [byte]);
+                }
+            }
+        }
+        out
+    }
+
+    pub(crate) fn restore(bytes: &[u8], geometry: Geometry) -> Result<Self, ModelError> {
+        let mut input = Input(bytes);
+        if input.take(8)? != MAGIC {
+            return Err(ModelError::DamagedState { problem: "it does not begin like one" });
+        }
+        if input.number()? != geometry.fingerprint || input.take(1)? != [format_code(geometry.kv)] {
+            return Err(ModelError::ForeignState);
+        }
+        let mut state = Self::new(geometry);
+        let position = input.number()?;
+        state.position = usize::try_from(position).map_err(|_| DAMAGED_RANGE)?;
+        let Self { layers, mtp, .. } = &mut state;
+        for layer in layers.iter_mut().chain(mtp) {
+            read_layer(&mut input, layer)?;
+        }
+        if !input.0.is_empty() {
+            return Err(ModelError::DamagedState { problem: "there are bytes after its end" });
+        }
+        state.check_ranges()?;
+        Ok(state)
+    }
+
+    /// Restored rows must be the ones that a state at this position has.
+    fn check_ranges(&self) -> Result<(), ModelError> {
+        let end = self.position;
+        let consistent = self.layers.iter().zip(&self.geometry.layers).all(|(layer, geometry)| {
+            let compressed = layer.compressed.as_ref().zip(geometry.compressed.as_ref());
+            layer.window.range().end == end
+                && compressed.is_none_or(|(state, geometry)| {
+                    let entries = 0..end / geometry.ratio;
+                    state.pending.range().end == end
+                        && state.entries.range() == entries
+                        && state.index.as_ref().is_none_or(|index| {
+                            index.pending.range() == state.pending.range() && index.keys.range() == entries
+                        })
+                })
+        });
+        if consistent
+            && self.mtp.as_ref().is_none_or(|mtp| mtp.window.range().end <= end)
+            && self.can_end_at(end)
+        {
+            Ok(())
+        } else {
+            Err(DAMAGED_RANGE)
+        }
+    }
+}
+
+const DAMAGED_RANGE: ModelError = ModelError::DamagedState { problem: "its rows do not fit its position" };
+
+fn format_code(kv: KvFormat) -> u8 {
+    match kv {
+        KvFormat::Fp8 => 0,
+        KvFormat::F32 => 1,
+    }
+}
+
+fn read_layer(input: &mut Input<'_>, layer: &mut LayerState) -> Result<(), ModelError> {
+    read_rows(input, &mut layer.window, |[byte]| byte)?;
+    if let Some(compressed) = &mut layer.compressed {
+        read_rows(input, &mut compressed.pending, f32::from_le_bytes)?;
+        read_rows(input, &mut compressed.entries, |[byte]| byte)?;
+        if let Some(index) = &mut compressed.index {
+            read_rows(input, &mut index.pending, f32::from_le_bytes)?;
+            read_rows(input, &mut index.keys, |[byte]| byte)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_rows<T: Copy + Default, const N: usize>(
+    out: &mut Vec<u8>,
+    rows: &PagedRows<T>,
+    start: usize,
+    bytes: fn(T) -> [u8; N],
+) {
+    let range = start..rows.range().end;
+    out.extend_from_slice(&(range.start as u64).to_le_bytes());
+    out.extend_from_slice(&(range.end as u64).to_le_bytes());
+    let mut index = range.start;
+    while index < range.end {
+        let run = rows.run(index, range.end);
+        out.extend(run.iter().flat_map(|&value| bytes(value)));
+        index += run.len() / rows.row_len();
+    }
+}
+
+fn read_rows<T: Copy + Default, const N: usize>(
+    input: &mut Input<'_>,
+    rows: &mut PagedRows<T>,
+    value: fn([u8; N]) -> T,
+) -> Result<(), ModelError> {
+    let (start, end) = (input.number()?, input.number()?);
+    let count = end.checked_sub(start).ok_or(DAMAGED_RANGE)?;
+    // A position never exceeds what its sequence's context could hold; this bounds the page table.
+    if end > u64::from(u32::MAX) {
+        return Err(DAMAGED_RANGE);
+    }
+    let len = count.checked_mul((rows.row_len() * N) as u64).and_then(|len| usize::try_from(len).ok());
+    let bytes = input.take(len.ok_or(DAMAGED_RANGE)?)?;
+    *rows = PagedRows::new(rows.row_len(), start as usize);
+    for row in bytes.chunks_exact(rows.row_len() * N) {
+        let row: Vec<T> = row.as_chunks::<N>().0.iter().map(|&bytes| value(bytes)).collect();
+        rows.extend(&row);
+    }
+    Ok(())
+}
+
+/// What is left to read.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], ModelError> {
+        let (taken, rest) =
+            self.0.split_at_checked(len).ok_or(ModelError::DamagedState { problem: "it is cut short" })?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn number(&mut self) -> Result<u64, ModelError> {
+        let bytes = self.take(8)?.try_into().expect("eight bytes were taken");
+        Ok(u64::from_le_bytes(bytes))
+    }
+}

@@ -1,0 +1,171 @@
+//! What the model remembers of one sequence: bounded windows, compressed pasts, and nothing else.
+//!
+//! Source: DeepSeek-V4 report on the cache layout; the sizes are those of `cuvier inspect`.
+
+use cuvier_kernels::KvFormat;
+use cuvier_tensor::PagedRows;
+
+use crate::ModelError;
+use crate::attention::{CompressedState, LayerState};
+use crate::indexer::IndexState;
+
+/// Tokens that [`SequenceState::rollback`] can take back without computing anew: what speculation needs, with
+/// room to spare. Windows and pending rows are kept this much longer than attention needs them.
+pub const ROLLBACK_MAX: usize = 32;
+
+/// The state of one sequence. Cloning it forks the sequence: pages are shared until one side writes to them.
+#[derive(Clone, Debug)]
+pub struct SequenceState {
+    pub(crate) layers: Vec<LayerState>,
+    /// The MTP block's own window.
+    pub(crate) mtp: Option<LayerState>,
+    pub(crate) position: usize,
+    pub(crate) geometry: Geometry,
+}
+
+/// What a state's shape follows from; equal for all states of one model and cache format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    pub(crate) fingerprint: u64,
+    pub(crate) kv: KvFormat,
+    pub(crate) sliding_window: usize,
+    pub(crate) layers: Vec<LayerGeometry>,
+    pub(crate) mtp: Option<LayerGeometry>,
+}
+
+/// Row lengths of one layer's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LayerGeometry {
+    pub(crate) entry_bytes: usize,
+    pub(crate) compressed: Option<CompressedGeometry>,
+}
+
+/// Row lengths of one layer's compressed past.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CompressedGeometry {
+    pub(crate) ratio: usize,
+    pub(crate) overlap: bool,
+    pub(crate) pending_len: usize,
+    /// Pending numbers and key bytes of the indexer.
+    pub(crate) index: Option<(usize, usize)>,
+}
+
+impl SequenceState {
+    pub(crate) fn new(geometry: Geometry) -> Self {
+        let layers = geometry.layers.iter().map(LayerState::new).collect();
+        let mtp = geometry.mtp.as_ref().map(LayerState::new);
+        Self { layers, mtp, position: 0, geometry }
+    }
+
+    /// Tokens in the state; the position of the next one.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Bytes of memory that the state's pages take, shared ones included.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().chain(&self.mtp).map(LayerState::bytes).sum()
+    }
+
+    /// How many of the last tokens can be taken back by [`SequenceState::rollback`].
+    pub fn rollback_max(&self) -> usize {
+        (0..=ROLLBACK_MAX.min(self.position))
+            .rev()
+            .find(|&tokens| self.can_end_at(self.position - tokens))
+            .unwrap_or(0)
+    }
+
+    /// Takes back the last `tokens` tokens: what follows is bit for bit as if they had never been.
+    ///
+    /// # Errors
+    /// If more than [`SequenceState::rollback_max`] tokens are asked for; the state is unchanged then.
+    pub fn rollback(&mut self, tokens: usize) -> Result<(), ModelError> {
+        let max = self.rollback_max();
+        if tokens > max {
+            return Err(ModelError::RollbackTooFar { tokens, max });
+        }
+        self.position -= tokens;
+        let end = self.position;
+        for (layer, geometry) in self.layers.iter_mut().zip(&self.geometry.layers) {
+            layer.truncate(end, geometry);
+        }
+        if let Some(mtp) = &mut self.mtp {
+            mtp.window.truncate(mtp.window.range().end.min(end));
+        }
+        Ok(())
+    }
+
+    /// Gives up what no future token and no rollback needs.
+    pub(crate) fn release(&mut self) {
+        let oldest = self.position.saturating_sub(ROLLBACK_MAX);
+        let window = self.geometry.sliding_window - 1;
+        for (layer, geometry) in self.layers.iter_mut().zip(&self.geometry.layers) {
+            layer.window.release_before(oldest.saturating_sub(window));
+            if let (Some(state), Some(geometry)) = (&mut layer.compressed, &geometry.compressed) {
+                let start = geometry.pending_start(oldest);
+                state.pending.release_before(start);
+                if let Some(index) = &mut state.index {
+                    index.pending.release_before(start);
+                }
+            }
+        }
+        if let Some(mtp) = &mut self.mtp {
+            let oldest = mtp.window.range().end.saturating_sub(ROLLBACK_MAX + window);
+            mtp.window.release_before(oldest);
+        }
+    }
+
+    pub(crate) fn can_end_at(&self, end: usize) -> bool {
+        let window_start = end.saturating_sub(self.geometry.sliding_window - 1);
+        self.layers.iter().zip(&self.geometry.layers).all(|(layer, geometry)| {
+            let pending = layer.compressed.as_ref().zip(geometry.compressed.as_ref());
+            layer.window.range().start <= window_start
+                && pending.is_none_or(|(state, geometry)| {
+                    state.pending.range().start <= geometry.pending_start(end)
+                })
+        })
+    }
+}
+
+impl CompressedGeometry {
+    /// The first pending row that a state ending at `end` still needs: its incomplete group's first, or the one
+    /// of the group before where groups overlap.
+    pub(crate) fn pending_start(&self, end: usize) -> usize {
+        let group = end / self.ratio * self.ratio;
+        group.saturating_sub(if self.overlap { self.ratio } else { 0 })
+    }
+}
+
+impl LayerState {
+    fn new(geometry: &LayerGeometry) -> Self {
+        let compressed = geometry.compressed.as_ref().map(|compressed| CompressedState {
+            pending: PagedRows::new(compressed.pending_len, 0),
+            entries: PagedRows::new(geometry.entry_bytes, 0),
+            index: compressed.index.map(|(pending_len, key_bytes)| IndexState {
+                pending: PagedRows::new(pending_len, 0),
+                keys: PagedRows::new(key_bytes, 0),
+            }),
+        });
+        Self { window: PagedRows::new(geometry.entry_bytes, 0), compressed }
+    }
+
+    fn truncate(&mut self, end: usize, geometry: &LayerGeometry) {
+        self.window.truncate(end);
+        if let (Some(state), Some(geometry)) = (&mut self.compressed, &geometry.compressed) {
+            state.pending.truncate(end);
+            state.entries.truncate(end / geometry.ratio);
+            if let Some(index) = &mut state.index {
+                index.pending.truncate(end);
+                index.keys.truncate(end / geometry.ratio);
+            }
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let compressed = self.compressed.as_ref().map_or(0, |state| {
+            let index = state.index.as_ref().map_or(0, |i| 4 * i.pending.capacity() + i.keys.capacity());
+            4 * state.pending.capacity() + state.entries.capacity() + index
+        });
+        self.window.capacity() + compressed
+    }
+}

@@ -1,0 +1,211 @@
+//! The whole model: embedding, layers, head.
+
+use std::sync::Arc;
+
+use cuvier_kernels::{
+    HcConfig, HcHead, KvFormat, RopeTable, embed, gemm, hc_head, replicate, rms_norm_in_place,
+};
+use cuvier_tensor::{Matrix, WeightMatrix};
+use cuvier_types::{Batch, LogitRows};
+use cuvier_weights::ModelConfig;
+
+use crate::attention::{Segment, SegmentState};
+use crate::hyper_connection::Streams;
+use crate::layer::{Layer, Step};
+use crate::mtp::Mtp;
+use crate::state::Geometry;
+use crate::{Ctx, ModelError, SequenceState};
+
+/// A loaded DeepSeek-V4.
+pub struct Transformer {
+    pub(crate) config: ModelConfig,
+    /// `[vocab_size, hidden_size]`.
+    pub(crate) embed: WeightMatrix,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) hc_head: HcHead,
+    pub(crate) hc_config: HcConfig,
+    /// `[hidden_size]`.
+    pub(crate) norm: Vec<f32>,
+    /// `[vocab_size, hidden_size]`.
+    pub(crate) head: WeightMatrix,
+    pub(crate) mtp: Option<Mtp>,
+    pub(crate) tables: Tables,
+    pub(crate) fingerprint: u64,
+}
+
+/// The two rotations: layers that only see their window, and layers that also see a compressed past.
+pub(crate) struct Tables {
+    pub(crate) sliding: Arc<RopeTable>,
+    pub(crate) compressed: Arc<RopeTable>,
+}
+
+/// What a step gives.
+pub struct StepOutput {
+    /// `[rows asked for, vocab_size]`, in the order of the batch.
+    pub logits: Matrix,
+    /// The residual streams after the last layer, `[tokens, hc_mult * hidden_size]`: the MTP block's input.
+    pub streams: Matrix,
+}
+
+impl Transformer {
+    /// The config of the checkpoint.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The MTP block, when the checkpoint has one.
+    pub fn mtp(&self) -> Option<&Mtp> {
+        self.mtp.as_ref()
+    }
+
+    /// The state of a sequence without tokens.
+    pub fn new_state(&self, kv: KvFormat) -> SequenceState {
+        SequenceState::new(self.geometry(kv))
+    }
+
+    /// Reads a state back that [`SequenceState::save`] wrote.
+    ///
+    /// # Errors
+    /// [`ModelError::ForeignState`] for another model's or format's, [`ModelError::DamagedState`] for broken ones.
+    pub fn restore(&self, bytes: &[u8], kv: KvFormat) -> Result<SequenceState, ModelError> {
+        let state = SequenceState::restore(bytes, self.geometry(kv))?;
+        if state.position > self.config.max_position_embeddings {
+            return Err(ModelError::DamagedState { problem: "its position exceeds the context" });
+        }
+        Ok(state)
+    }
+
+    /// Computes one step: every chunk's tokens go into its state (`states` is parallel to `batch.chunks`).
+    ///
+    /// Source: DeepSeek-V4 `inference/model.py`, `Transformer.forward`.
+    ///
+    /// # Errors
+    /// If the batch does not fit the states, the vocabulary or the context. No state has changed then.
+    pub fn forward(
+        &self,
+        batch: &Batch,
+        states: &mut [&mut SequenceState],
+        ctx: &mut Ctx<'_>,
+    ) -> Result<StepOutput, ModelError> {
+        self.check(batch, states)?;
+        let kv = states[0].geometry.kv;
+        let tokens: Vec<u32> =
+            batch.chunks.iter().flat_map(|chunk| chunk.tokens.iter().map(|t| t.0)).collect();
+        let segments = segments(batch, states);
+        let positions: Vec<u32> = segments.iter().flat_map(Segment::positions).collect();
+        let sliding = self.tables.sliding.angles(&positions);
+        let compressed = self.tables.compressed.angles(&positions);
+
+        let mut x = Matrix::zeros(tokens.len(), self.config.hidden_size);
+        embed(ctx.compute, &tokens, &self.embed, x.view_mut());
+        ctx.enter(String::new);
+        ctx.probe("embed", &x);
+        let mut streams = replicate(ctx.compute, x.view(), self.config.hc_mult);
+        for (index, layer) in self.layers.iter().enumerate() {
+            ctx.enter(|| format!("layers.{index}"));
+            let angles = if layer.attn.is_sliding() { &sliding } else { &compressed };
+            let step = Step { tokens: &tokens, segments: &segments, angles, kv };
+            let mut layer_states: Vec<SegmentState<'_>> =
+                states.iter_mut().map(|state| &mut state.layers[index]).collect();
+            layer.forward(&mut streams, &step, &mut layer_states, ctx);
+        }
+        for (state, segment) in states.iter_mut().zip(&segments) {
+            state.position = segment.end_position();
+            state.release();
+        }
+        ctx.enter(String::new);
+        let logits = self.logits(&wanted_rows(&streams, batch, &segments), ctx);
+        Ok(StepOutput { logits, streams })
+    }
+
+    fn logits(&self, streams: &Streams, ctx: &mut Ctx<'_>) -> Matrix {
+        head(streams, &self.hc_head, &self.hc_config, &self.norm, &self.head, ctx)
+    }
+
+    fn check(&self, batch: &Batch, states: &[&mut SequenceState]) -> Result<(), ModelError> {
+        if batch.chunks.len() != states.len() || states.is_empty() {
+            return Err(ModelError::States { chunks: batch.chunks.len(), states: states.len() });
+        }
+        for (index, (chunk, state)) in batch.chunks.iter().zip(states).enumerate() {
+            if chunk.tokens.is_empty() {
+                return Err(ModelError::EmptyChunk { chunk: index });
+            }
+            self.check_tokens(chunk.tokens.iter().map(|t| t.0))?;
+            let (position, tokens) = (state.position, chunk.tokens.len());
+            let context_max = self.config.max_position_embeddings;
+            if position + tokens > context_max {
+                return Err(ModelError::Context { position, tokens, context_max });
+            }
+            if state.geometry != states[0].geometry || state.geometry.fingerprint != self.fingerprint {
+                return Err(ModelError::ForeignState);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_tokens(&self, tokens: impl Iterator<Item = u32>) -> Result<(), ModelError> {
+        let vocab_size = self.config.vocab_size;
+        for token in tokens {
+            if token as usize >= vocab_size {
+                return Err(ModelError::Token { token, vocab_size });
+            }
+        }
+        Ok(())
+    }
+
+    fn geometry(&self, kv: KvFormat) -> Geometry {
+        Geometry {
+            fingerprint: self.fingerprint,
+            kv,
+            sliding_window: self.config.sliding_window,
+            layers: self.layers.iter().map(|layer| layer.attn.geometry(kv)).collect(),
+            mtp: self.mtp.as_ref().map(|mtp| mtp.layer.attn.geometry(kv)),
+        }
+    }
+}
+
+/// Streams to logits: collapse, norm, LM head.
+///
+/// Source: DeepSeek-V4 `inference/model.py`, `ParallelHead.forward`.
+pub(crate) fn head(
+    streams: &Streams,
+    hc: &HcHead,
+    config: &HcConfig,
+    norm: &[f32],
+    weight: &WeightMatrix,
+    ctx: &mut Ctx<'_>,
+) -> Matrix {
+    let mut h = Matrix::zeros(streams.rows(), weight.cols());
+    hc_head(ctx.compute, streams.view(), hc, config, h.view_mut());
+    rms_norm_in_place(ctx.compute, h.view_mut(), Some(norm), config.norm_eps);
+    ctx.probe("norm", &h);
+    let mut logits = Matrix::zeros(h.rows(), weight.rows());
+    gemm(ctx.compute, h.view(), weight, logits.view_mut());
+    ctx.probe("logits", &logits);
+    logits
+}
+
+fn segments(batch: &Batch, states: &[&mut SequenceState]) -> Vec<Segment> {
+    let mut start = 0;
+    let mut segments = Vec::with_capacity(states.len());
+    for (chunk, state) in batch.chunks.iter().zip(states) {
+        let rows = start..start + chunk.tokens.len();
+        start = rows.end;
+        segments.push(Segment { rows, first_position: state.position });
+    }
+    segments
+}
+
+/// The rows of `streams` whose logits the batch asks for.
+fn wanted_rows(streams: &Streams, batch: &Batch, segments: &[Segment]) -> Streams {
+    let mut wanted = Vec::new();
+    for (chunk, Segment { rows, .. }) in batch.chunks.iter().zip(segments) {
+        let rows = match chunk.logits {
+            LogitRows::None => 0..0,
+            LogitRows::Last => rows.end - 1..rows.end,
+            LogitRows::All => rows.clone(),
+        };
+        wanted.extend_from_slice(&streams.data()[rows.start * streams.cols()..rows.end * streams.cols()]);
+    }
+    Matrix::from_vec(wanted, streams.cols())
+}
