@@ -5,6 +5,9 @@ use cuvier_tensor::{MatMut, WeightMatrix};
 use crate::gemm::decode;
 use crate::{Compute, DisjointRows};
 
+#[cfg(test)]
+mod tests;
+
 /// Table look-up: `out[t] = table[ids[t]]`, decoded to f32.
 ///
 /// | argument | shape             | dtype                 | unit       |

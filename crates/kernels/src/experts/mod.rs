@@ -1,11 +1,18 @@
 //! The routed experts of a mixture-of-experts layer.
 
 use std::borrow::Borrow;
+use std::ops::Range;
 
 use cuvier_tensor::{MatMut, MatRef, Matrix, WeightMatrix};
 
+use crate::gemm::{Inputs, MIN_PRODUCTS, PANEL_ROWS, PANEL_TOKENS, product};
 use crate::swiglu::SwigluRow;
-use crate::{Compute, gemm};
+use crate::{Compute, DisjointRows};
+
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
 
 /// The weights of one expert, shared or routed.
 #[derive(Clone, Debug)]
@@ -30,9 +37,10 @@ pub struct ExpertWeights {
 /// | `swiglu_limit` | scalar          | f32                   | bound          |
 /// | `out`          | `[tokens, dim]` | f32                   | activation     |
 ///
-/// Products as in [`gemm()`], the activation as in [`crate::swiglu()`], then times the routing weight, each rounded to
-/// f32. The sum over a token's experts starts at zero and runs in ascending expert id, whatever the order of
-/// `ids`: so the result depends on the token alone. The ids of a token are distinct. `out` is overwritten.
+/// Products as in [`gemm`](crate::gemm()), the activation as in [`swiglu`](crate::swiglu()), then times the routing
+/// weight, each rounded to f32. The sum over a token's experts starts at zero and runs in ascending expert id,
+/// whatever the order of `ids`: so the result depends on the token alone. The ids of a token are distinct. `out`
+/// is overwritten. The weights of each chosen expert are read once, those of the others not at all.
 ///
 /// Source: DeepSeek-V4 `inference/model.py`, `MoE.forward` and `Expert.forward`.
 ///
@@ -45,34 +53,133 @@ pub fn experts<E: Borrow<ExpertWeights> + Sync>(
     weights: &Matrix<f32>,
     experts: &[E],
     swiglu_limit: f32,
-    mut out: MatMut<'_>,
+    out: MatMut<'_>,
 ) {
     assert_eq!((out.rows(), out.cols()), (x.rows(), x.cols()), "outputs");
-    assert_eq!((ids.rows(), ids.cols()), (weights.rows(), weights.cols()), "ids and weights");
-    assert_eq!(ids.rows(), x.rows(), "tokens");
-    for t in 0..x.rows() {
-        out.row_mut(t).fill(0.0);
-        let mut chosen: Vec<usize> = (0..ids.cols()).collect();
-        chosen.sort_by_key(|&j| ids.row(t)[j]);
-        for j in chosen {
-            let expert: &ExpertWeights = experts[usize::from(ids.row(t)[j])].borrow();
-            let x = MatRef::new(x.row(t), 1, x.cols());
-            let inter = expert.w1.rows();
-            let [mut gate, mut up, mut a] = [(); 3].map(|()| Matrix::zeros(1, inter));
-            let mut y = Matrix::zeros(1, x.cols());
-            gemm(c, x, &expert.w1, gate.view_mut());
-            gemm(c, x, &expert.w3, up.view_mut());
-            c.isa().dispatch(SwigluRow {
-                gate: gate.data(),
-                up: up.data(),
-                limit: swiglu_limit,
-                weight: weights.row(t)[j],
-                out: a.data_mut(),
-            });
-            gemm(c, a.view(), &expert.w2, y.view_mut());
-            for (out, y) in out.row_mut(t).iter_mut().zip(y.data()) {
-                *out += y;
-            }
+    assert_eq!((ids.data().len(), ids.cols()), (weights.data().len(), weights.cols()), "ids and weights");
+    assert_eq!(ids.data().len(), x.rows() * ids.cols(), "tokens");
+    let plan = Plan::new(ids, weights, experts);
+    let mut hidden = Matrix::zeros(plan.tokens.len(), plan.inter);
+    plan.up(c, x, swiglu_limit, hidden.view_mut());
+    plan.down(c, hidden.view(), out);
+}
+
+/// Which tokens each chosen expert sees. Pairs of an expert and a token are numbered expert by expert.
+struct Plan<'a> {
+    chosen: Vec<Chosen<'a>>,
+    /// The token of each pair.
+    tokens: Vec<u32>,
+    /// The routing weight of each pair.
+    weights: Vec<f32>,
+    /// Width between the two halves of an expert.
+    inter: usize,
+}
+
+/// An expert that some token chose.
+struct Chosen<'a> {
+    weights: &'a ExpertWeights,
+    pairs: Range<usize>,
+}
+
+impl<'a> Plan<'a> {
+    fn new<E: Borrow<ExpertWeights>>(ids: &Matrix<u16>, weights: &Matrix<f32>, experts: &'a [E]) -> Self {
+        let k = ids.cols();
+        let mut order: Vec<usize> = (0..ids.data().len()).collect();
+        // Stable: the tokens of an expert stay in ascending order.
+        order.sort_by_key(|&slot| ids.data()[slot]);
+        let mut chosen: Vec<Chosen<'a>> = Vec::new();
+        for same in order.chunk_by(|&a, &b| ids.data()[a] == ids.data()[b]) {
+            let start = chosen.last().map_or(0, |last| last.pairs.end);
+            let weights = experts[usize::from(ids.data()[same[0]])].borrow();
+            chosen.push(Chosen { weights, pairs: start..start + same.len() });
+        }
+        Self {
+            tokens: order.iter().map(|&slot| (slot / k) as u32).collect(),
+            weights: order.iter().map(|&slot| weights.data()[slot]).collect(),
+            inter: chosen.first().map_or(0, |first| first.weights.w1.rows()),
+            chosen,
         }
     }
+
+    /// `hidden[pair] = weight * swiglu(w1 x, w3 x)`.
+    fn up(&self, c: &Compute, x: MatRef<'_>, limit: f32, hidden: MatMut<'_>) {
+        for Chosen { weights, .. } in &self.chosen {
+            let shape = (self.inter, x.cols());
+            assert_eq!((weights.w1.rows(), weights.w1.cols()), shape, "w1");
+            assert_eq!((weights.w3.rows(), weights.w3.cols()), shape, "w3");
+        }
+        let hidden = DisjointRows::new(hidden.into_data(), self.inter);
+        let panels = self.inter.div_ceil(PANEL_ROWS);
+        let items = self.chosen.len() * panels;
+        let per_item = 2 * PANEL_ROWS * x.cols() * self.tokens.len() / self.chosen.len().max(1);
+        c.for_each_range(items, MIN_PRODUCTS / per_item.max(1), |items| {
+            let [mut gate, mut up] = [const { Vec::new() }; 2];
+            for item in items {
+                let Chosen { weights, pairs } = &self.chosen[item / panels];
+                let rows = panel_rows(item % panels, self.inter);
+                for pairs in blocks(pairs) {
+                    let inputs = Inputs::listed(x, &self.tokens[pairs.clone()]);
+                    for (w, out) in [(&weights.w1, &mut gate), (&weights.w3, &mut up)] {
+                        out.resize(pairs.len() * rows.len(), 0.0);
+                        product(c.isa(), inputs, w, rows.clone(), out);
+                    }
+                    let parts = gate.chunks_exact(rows.len()).zip(up.chunks_exact(rows.len()));
+                    for (pair, (gate, up)) in pairs.zip(parts) {
+                        // SAFETY: an item is one expert, whose pairs are its own, and one panel of rows.
+                        let out = unsafe { hidden.part(pair, rows.clone()) };
+                        c.isa().dispatch(SwigluRow { gate, up, limit, weight: self.weights[pair], out });
+                    }
+                }
+            }
+        });
+    }
+
+    /// `out[token] = sum of w2 hidden[pair]` over the token's pairs.
+    fn down(&self, c: &Compute, hidden: MatRef<'_>, out: MatMut<'_>) {
+        let dim = out.cols();
+        for Chosen { weights, .. } in &self.chosen {
+            assert_eq!((weights.w2.rows(), weights.w2.cols()), (dim, self.inter), "w2");
+        }
+        let n_tokens = out.rows();
+        let out = DisjointRows::new(out.into_data(), dim);
+        let per_item = PANEL_ROWS * self.inter * self.tokens.len();
+        // An item is a panel of outputs and goes through all experts, in ascending id: the sum of a token has one
+        // order, and no two tasks share it.
+        c.for_each_range(dim.div_ceil(PANEL_ROWS), MIN_PRODUCTS / per_item.max(1), |items| {
+            let mut part = Vec::new();
+            for item in items {
+                let rows = panel_rows(item, dim);
+                for token in 0..n_tokens {
+                    // SAFETY: an item is one panel of outputs.
+                    unsafe { out.part(token, rows.clone()) }.fill(0.0);
+                }
+                for Chosen { weights, pairs } in &self.chosen {
+                    for pairs in blocks(pairs) {
+                        part.resize(pairs.len() * rows.len(), 0.0);
+                        let inputs = Inputs::range(hidden, pairs.clone());
+                        product(c.isa(), inputs, &weights.w2, rows.clone(), &mut part);
+                        for (token, part) in self.tokens[pairs].iter().zip(part.chunks_exact(rows.len())) {
+                            // SAFETY: as above.
+                            let out = unsafe { out.part(*token as usize, rows.clone()) };
+                            for (out, y) in out.iter_mut().zip(part) {
+                                *out += y;
+                            }
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// The rows of panel `panel` of a matrix of `n_rows`.
+fn panel_rows(panel: usize, n_rows: usize) -> Range<usize> {
+    panel * PANEL_ROWS..n_rows.min((panel + 1) * PANEL_ROWS)
+}
+
+/// `pairs` in blocks as equal as possible of at most [`PANEL_TOKENS`].
+fn blocks(pairs: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let Range { start, end } = *pairs;
+    let len = (end - start).div_ceil((end - start).div_ceil(PANEL_TOKENS).max(1)).max(1);
+    (start..end).step_by(len).map(move |start| start..end.min(start + len))
 }

@@ -1,14 +1,28 @@
 //! Matrix products of activations with stored weights.
 
+mod panel;
+mod product;
 mod rows;
+mod tile;
+
+use std::marker::PhantomData;
 
 use cuvier_tensor::{MatMut, MatRef, WeightMatrix};
 
-pub(crate) use rows::{ForRows, Rows, decode_row, for_rows};
+pub(crate) use product::{Inputs, PANEL_ROWS, PANEL_TOKENS, product};
 
 use crate::isa::Vectorized;
-use crate::simd::Simd;
+use crate::simd::{LANES, Simd};
 use crate::{Compute, DisjointRows, Isa};
+use rows::{CHUNK, ForRows, Row, Rows, decode_chunks, for_rows};
+
+#[cfg(test)]
+pub(crate) mod reference;
+#[cfg(test)]
+pub(crate) mod tests;
+
+/// Products for which a second thread is worth waking.
+pub(crate) const MIN_PRODUCTS: usize = 1 << 17;
 
 /// Matrix product: `out[t, r] = sum over i of w[r, i] * x[t, i]`.
 ///
@@ -51,60 +65,69 @@ pub fn gemm_grouped(c: &Compute, x: MatRef<'_>, w: &WeightMatrix, groups: usize,
     assert_eq!(x.cols(), groups * w.cols(), "inputs of {groups} groups");
     assert_eq!((out.rows(), out.cols()), (x.rows(), w.rows()), "outputs");
     let rank = w.rows() / groups;
+    let panels = rank.div_ceil(PANEL_ROWS);
+    let blocks = x.rows().div_ceil(PANEL_TOKENS);
+    let block_len = x.rows().div_ceil(blocks.max(1));
     let out = DisjointRows::new(out.into_data(), w.rows());
-    c.for_each_range(w.rows(), 64, |rows| {
-        for row in rows {
-            let x = x.columns(row / rank * w.cols(), w.cols());
-            let mut weights = vec![0.0; w.cols()];
-            decode(c.isa(), w, row, &mut weights);
-            for t in 0..x.rows() {
-                let value = c.isa().dispatch(Dot(&weights, x.row(t)));
-                // SAFETY: rows are ranges of one partition.
-                unsafe { out.part(t, row..row + 1)[0] = value };
+    let min_len = MIN_PRODUCTS / (PANEL_ROWS * w.cols() * block_len).max(1);
+    c.for_each_range(blocks * groups * panels, min_len, |items| {
+        let mut part = Vec::new();
+        for item in items {
+            let (block, group, panel) = (item / panels / groups, item / panels % groups, item % panels);
+            let tokens = block * block_len..((block + 1) * block_len).min(x.rows());
+            let rows = group * rank + panel * PANEL_ROWS..group * rank + rank.min((panel + 1) * PANEL_ROWS);
+            part.resize(tokens.len() * rows.len(), 0.0);
+            let x = x.columns(group * w.cols(), w.cols());
+            product(c.isa(), Inputs::range(x, tokens.clone()), w, rows.clone(), &mut part);
+            for (t, part) in tokens.zip(part.chunks_exact(rows.len())) {
+                // SAFETY: an item is one block of tokens and one panel of rows, and lies in one range only.
+                unsafe { out.part(t, rows.clone()) }.copy_from_slice(part);
             }
         }
     });
 }
 
-struct Dot<'a>(&'a [f32], &'a [f32]);
-
-impl Vectorized for Dot<'_> {
-    type Output = f32;
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f32 {
-        s.dot(self.0, self.1)
-    }
-}
-
 /// Writes row `row` of `w`, decoded.
+///
+/// # Panics
+/// If `out` is not as long as the row, or the row does not exist.
 pub(crate) fn decode(isa: Isa, w: &WeightMatrix, row: usize, out: &mut [f32]) {
-    assert_eq!(out.len(), w.cols());
-    for_rows(w, DecodeRow { isa, row, out });
+    assert!(out.len() == w.cols() && row < w.rows());
+    for_rows(w, Decode { isa, row, out });
 }
 
-struct DecodeRow<'a> {
+struct Decode<'o> {
     isa: Isa,
-    row: usize,
-    out: &'a mut [f32],
-}
-
-impl ForRows for DecodeRow<'_> {
-    type Output = ();
-    fn run<'a, W: Rows<'a>>(self, rows: W) {
-        self.isa.dispatch(DecodeRowOf { rows, row: self.row, out: self.out });
-    }
-}
-
-struct DecodeRowOf<'o, W> {
-    rows: W,
     row: usize,
     out: &'o mut [f32],
 }
 
-impl<'a, W: Rows<'a>> Vectorized for DecodeRowOf<'_, W> {
+impl ForRows for Decode<'_> {
     type Output = ();
+
+    fn run<'a, W: Rows<'a>>(self, rows: W) {
+        self.isa.dispatch(DecodeRow { row: rows.row(self.row), rows: PhantomData::<W>, out: self.out });
+    }
+}
+
+struct DecodeRow<'a, 'o, W: Rows<'a>> {
+    row: Row<'a, W::Chunk, W::Scales>,
+    rows: PhantomData<W>,
+    out: &'o mut [f32],
+}
+
+impl<'a, W: Rows<'a>> Vectorized for DecodeRow<'a, '_, W> {
+    type Output = ();
+
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        decode_row(s, self.rows, self.row, self.out);
+        let (out, rest) = self.out.as_chunks_mut::<LANES>();
+        let vectors = out.len();
+        let chunks = 0..(vectors * LANES + rest.len()).div_ceil(CHUNK);
+        decode_chunks::<S, W>(s, &self.row, chunks, |i, v| match out.get_mut(i) {
+            Some(out) => s.store(v, out),
+            None if i == vectors => s.store_partial(v, rest),
+            None => {}
+        });
     }
 }

@@ -1,14 +1,19 @@
-//! Rows of stored weights, decoded sixteen columns at a time.
+//! Rows of stored weights, decoded thirty-two columns at a time.
+
+use std::ops::Range;
 
 use cuvier_tensor::formats::{FP4_BLOCK, FP8_WEIGHT_BLOCK};
 use cuvier_tensor::{Dtype, Tensor, WeightFormat, WeightMatrix};
 
 use crate::simd::{LANES, Simd};
 
+/// Columns of a chunk: two vectors, or one FP4 block.
+pub(super) const CHUNK: usize = 2 * LANES;
+
 /// One row of a stored format.
 #[derive(Clone, Copy)]
 pub(crate) struct Row<'a, C, B> {
-    /// The bytes of sixteen columns each.
+    /// The bytes of [`CHUNK`] columns each.
     pub chunks: &'a [C],
     /// The columns behind the last whole chunk, followed by zero bytes; a zero byte is the number 0 everywhere.
     pub tail: Option<C>,
@@ -18,7 +23,7 @@ pub(crate) struct Row<'a, C, B> {
 
 /// The rows of a weight matrix in one stored format.
 pub(crate) trait Rows<'a>: Copy + Send + Sync + 'a {
-    /// The bytes of sixteen columns.
+    /// The bytes of [`CHUNK`] columns.
     type Chunk: Copy;
     /// What the scales of a row are read from.
     type Scales: Copy;
@@ -31,8 +36,8 @@ pub(crate) trait Rows<'a>: Copy + Send + Sync + 'a {
     fn row(self, row: usize) -> Row<'a, Self::Chunk, Self::Scales>;
     /// The scale of block `block`.
     fn block<S: Simd>(s: S, scales: Self::Scales, block: usize) -> Self::Block<S>;
-    /// Sixteen weights, each the exact product of code and scale (F32 scales: rounded once).
-    fn decode<S: Simd>(s: S, chunk: &Self::Chunk, block: Self::Block<S>) -> S::V;
+    /// The weights of a chunk, each the product of code and scale, rounded once.
+    fn decode<S: Simd>(s: S, chunk: &Self::Chunk, block: Self::Block<S>) -> [S::V; 2];
 }
 
 /// Something to do with the rows of a weight matrix, whatever their format.
@@ -58,21 +63,27 @@ pub(crate) fn for_rows<F: ForRows>(w: &WeightMatrix, work: F) -> F::Output {
     }
 }
 
-/// Writes the weights of one row, decoded.
+/// Hands out the weights of one row in vectors, in order, from chunk `start` on, `chunks` chunks, the last one
+/// padded with zeros.
+///
+/// # Panics
+/// If the row has fewer chunks.
 #[inline(always)]
-pub(crate) fn decode_row<'a, S: Simd, W: Rows<'a>>(s: S, w: W, row: usize, out: &mut [f32]) {
-    let row = w.row(row);
-    let (out, out_tail) = out.as_chunks_mut::<LANES>();
-    let blocks = out.chunks_mut(W::BLOCK_CHUNKS).zip(row.chunks.chunks(W::BLOCK_CHUNKS));
-    for (block, (out, chunks)) in blocks.enumerate() {
-        let block = W::block(s, row.scales, block);
-        for (out, chunk) in out.iter_mut().zip(chunks) {
-            s.store(W::decode(s, chunk, block), out);
+pub(super) fn decode_chunks<'a, S: Simd, W: Rows<'a>>(
+    s: S,
+    row: &Row<'a, W::Chunk, W::Scales>,
+    chunks: Range<usize>,
+    mut out: impl FnMut(usize, S::V),
+) {
+    let mut block = W::block(s, row.scales, chunks.start / W::BLOCK_CHUNKS);
+    for (n, i) in chunks.enumerate() {
+        if i.is_multiple_of(W::BLOCK_CHUNKS) {
+            block = W::block(s, row.scales, i / W::BLOCK_CHUNKS);
         }
-    }
-    if let Some(tail) = &row.tail {
-        let block = W::block(s, row.scales, row.chunks.len() / W::BLOCK_CHUNKS);
-        s.store_partial(W::decode(s, tail, block), out_tail);
+        let chunk = row.chunks.get(i).or(row.tail.as_ref()).expect("a chunk of the row");
+        let [a, b] = W::decode(s, chunk, block);
+        out(2 * n, a);
+        out(2 * n + 1, b);
     }
 }
 
@@ -92,9 +103,9 @@ struct F32Rows<'a> {
 }
 
 impl<'a> Rows<'a> for F32Rows<'a> {
-    type Chunk = [u8; 64];
+    type Chunk = [u8; 128];
     type Scales = ();
-    const BLOCK_CHUNKS: usize = 8;
+    const BLOCK_CHUNKS: usize = 4;
     type Block<S: Simd> = ();
 
     #[inline(always)]
@@ -105,12 +116,12 @@ impl<'a> Rows<'a> for F32Rows<'a> {
     #[inline(always)]
     fn block<S: Simd>(_: S, _: (), _: usize) {}
     #[inline(always)]
-    fn decode<S: Simd>(s: S, chunk: &Self::Chunk, (): ()) -> S::V {
-        let mut lanes = [0.0; LANES];
-        for (lane, &bytes) in lanes.iter_mut().zip(chunk.as_chunks::<4>().0) {
+    fn decode<S: Simd>(s: S, chunk: &Self::Chunk, (): ()) -> [S::V; 2] {
+        let mut lanes = [[0.0; LANES]; 2];
+        for (lane, &bytes) in lanes.as_flattened_mut().iter_mut().zip(chunk.as_chunks::<4>().0) {
             *lane = f32::from_le_bytes(bytes);
         }
-        s.load(&lanes)
+        [s.load(&lanes[0]), s.load(&lanes[1])]
     }
 }
 
@@ -121,9 +132,9 @@ struct Bf16Rows<'a> {
 }
 
 impl<'a> Rows<'a> for Bf16Rows<'a> {
-    type Chunk = [u8; 32];
+    type Chunk = [u8; 64];
     type Scales = ();
-    const BLOCK_CHUNKS: usize = 8;
+    const BLOCK_CHUNKS: usize = 4;
     type Block<S: Simd> = ();
 
     #[inline(always)]
@@ -134,8 +145,9 @@ impl<'a> Rows<'a> for Bf16Rows<'a> {
     #[inline(always)]
     fn block<S: Simd>(_: S, _: (), _: usize) {}
     #[inline(always)]
-    fn decode<S: Simd>(s: S, chunk: &Self::Chunk, (): ()) -> S::V {
-        s.load_bf16(chunk)
+    fn decode<S: Simd>(s: S, chunk: &Self::Chunk, (): ()) -> [S::V; 2] {
+        let (halves, _) = chunk.as_chunks();
+        [s.load_bf16(&halves[0]), s.load_bf16(&halves[1])]
     }
 }
 
@@ -173,9 +185,9 @@ impl<'a> Fp8Scales<'a> {
 }
 
 impl<'a> Rows<'a> for Fp8Rows<'a> {
-    type Chunk = [u8; 16];
+    type Chunk = [u8; 32];
     type Scales = Fp8Scales<'a>;
-    const BLOCK_CHUNKS: usize = FP8_WEIGHT_BLOCK / LANES;
+    const BLOCK_CHUNKS: usize = FP8_WEIGHT_BLOCK / CHUNK;
     type Block<S: Simd> = S::V;
 
     #[inline(always)]
@@ -185,14 +197,22 @@ impl<'a> Rows<'a> for Fp8Rows<'a> {
     }
     #[inline(always)]
     fn block<S: Simd>(s: S, scales: Fp8Scales<'a>, block: usize) -> S::V {
-        s.splat(match scales {
+        let scale = match scales {
             Fp8Scales::E8m0(scales) => E8M0[usize::from(scales[block])],
             Fp8Scales::F32(scales) => f32::from_le_bytes(scales[block]),
-        })
+        };
+        // A greater scale must not become infinite here, or zeros would no longer be zeros; NaN passes.
+        let scale = if scale > FP8_SCALE_MAX { FP8_SCALE_MAX } else { scale };
+        s.splat(scale * 256.0)
     }
     #[inline(always)]
-    fn decode<S: Simd>(s: S, chunk: &Self::Chunk, scale: S::V) -> S::V {
-        s.mul(s.load_e4m3(chunk), scale)
+    fn decode<S: Simd>(s: S, chunk: &Self::Chunk, scale_times_256: S::V) -> [S::V; 2] {
+        // code / 256 is exact, so code times scale is rounded once.
+        let (halves, _) = chunk.as_chunks();
+        [
+            s.mul(s.load_e4m3_over_256(&halves[0]), scale_times_256),
+            s.mul(s.load_e4m3_over_256(&halves[1]), scale_times_256),
+        ]
     }
 }
 
@@ -204,9 +224,9 @@ struct Fp4Rows<'a> {
 }
 
 impl<'a> Rows<'a> for Fp4Rows<'a> {
-    type Chunk = [u8; 8];
+    type Chunk = [u8; 16];
     type Scales = &'a [u8];
-    const BLOCK_CHUNKS: usize = FP4_BLOCK / LANES;
+    const BLOCK_CHUNKS: usize = FP4_BLOCK / CHUNK;
     type Block<S: Simd> = S::V;
 
     #[inline(always)]
@@ -220,10 +240,13 @@ impl<'a> Rows<'a> for Fp4Rows<'a> {
         s.e2m1_table(E8M0[usize::from(scales[block])])
     }
     #[inline(always)]
-    fn decode<S: Simd>(s: S, chunk: &Self::Chunk, table: S::V) -> S::V {
-        s.load_e2m1(chunk, table)
+    fn decode<S: Simd>(s: S, chunk: &Self::Chunk, table: S::V) -> [S::V; 2] {
+        s.load_e2m1_pair(chunk, table)
     }
 }
+
+/// The largest scale of FP8 weights that is told from greater ones: 2^119.
+const FP8_SCALE_MAX: f32 = f32::from_bits((127 + 119) << 23);
 
 /// What each UE8M0 byte stands for: a load where `e8m0_to_f32` takes branches.
 pub(super) static E8M0: [f32; 256] = {

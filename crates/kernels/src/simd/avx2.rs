@@ -5,19 +5,22 @@ use std::arch::x86_64::*;
 use super::{LANES, Simd};
 use crate::isa::Vectorized;
 
-/// Proof that this CPU has AVX2 and FMA. Only [`Avx2::detect`] makes one.
+/// Proof that this CPU has AVX2, FMA and F16C. Only [`Avx2::detect`] makes one.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2(());
 
 impl Avx2 {
     /// The proof, if this CPU can give it.
     pub fn detect() -> Option<Self> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+        let all = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        all.then_some(Self(()))
     }
 
     #[inline]
     pub(crate) fn enter<W: Vectorized>(self, work: W) -> W::Output {
-        #[target_feature(enable = "avx2,fma")]
+        #[target_feature(enable = "avx2,fma,f16c")]
         fn inside<W: Vectorized>(simd: Avx2, work: W) -> W::Output {
             work.run(simd)
         }
@@ -29,20 +32,10 @@ impl Avx2 {
 /// Intrinsics on values: sound because an `Avx2` exists.
 macro_rules! intrinsic {
     ($call:expr) => {
-        // SAFETY: `self` proves that the CPU has AVX2 and FMA; memory is read through references to arrays of
+        // SAFETY: `self` proves that the CPU has AVX2, FMA and F16C; memory is read through references to arrays of
         // exactly the bytes that are loaded or stored, and without alignment.
         unsafe { $call }
     };
-}
-
-/// Eight E4M3 bytes, sign-extended to 32 bits, as f32.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn e4m3(bytes: __m256i) -> __m256 {
-    let sign = _mm256_and_si256(bytes, _mm256_set1_epi32(i32::MIN));
-    let rest = _mm256_slli_epi32::<20>(_mm256_and_si256(bytes, _mm256_set1_epi32(0x7F)));
-    let small = _mm256_castsi256_ps(_mm256_or_si256(sign, rest));
-    _mm256_mul_ps(small, _mm256_castsi256_ps(_mm256_set1_epi32(247 << 23)))
 }
 
 /// Lane `code & 15` of the sixteen numbers in `low` and `high`, for eight codes.
@@ -134,12 +127,16 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn load_e4m3(self, x: &[u8; 16]) -> Self::V {
+    fn load_e4m3_over_256(self, x: &[u8; 16]) -> Self::V {
         intrinsic!({
-            let bytes = _mm_loadu_si128(x.as_ptr().cast());
-            let low = _mm256_cvtepi8_epi32(bytes);
-            let high = _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes));
-            [e4m3(low), e4m3(high)]
+            // An f16 has one exponent bit more and a bias greater by 8: sign, exponent and mantissa move to its
+            // bits 15, 10 to 13 and 7 to 9. Sign-extended, so that the shift leaves copies of the sign above.
+            let bytes = _mm256_cvtepi8_epi16(_mm_loadu_si128(x.as_ptr().cast()));
+            let halves = _mm256_and_si256(_mm256_slli_epi16::<7>(bytes), _mm256_set1_epi16(0xBF80_u16 as i16));
+            [
+                _mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
+                _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves)),
+            ]
         })
     }
     #[inline(always)]
@@ -158,6 +155,18 @@ impl Simd for Avx2 {
             [words.as_ptr(), words.as_ptr().add(8)].map(|words| {
                 let words = _mm256_loadu_si256(words.cast());
                 look_up(table[0], table[1], _mm256_srlv_epi32(words, shift))
+            })
+        })
+    }
+    #[inline(always)]
+    fn load_e2m1_pair(self, x: &[u8; 16], table: Self::V) -> [Self::V; 2] {
+        intrinsic!({
+            // Bytes whose low four bits are the nibbles in order; the look-up looks at four bits only.
+            let low = _mm_loadu_si128(x.as_ptr().cast());
+            let high = _mm_srli_epi16::<4>(low);
+            [_mm_unpacklo_epi8(low, high), _mm_unpackhi_epi8(low, high)].map(|codes| {
+                [codes, _mm_srli_si128::<8>(codes)]
+                    .map(|eight| look_up(table[0], table[1], _mm256_cvtepu8_epi32(eight)))
             })
         })
     }

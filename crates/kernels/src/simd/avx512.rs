@@ -107,14 +107,13 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
-    fn load_e4m3(self, x: &[u8; 16]) -> Self::V {
+    fn load_e4m3_over_256(self, x: &[u8; 16]) -> Self::V {
         intrinsic!({
-            let bytes = _mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()));
-            // Sign-extended: bit 31 is the sign; exponent and mantissa move up to bits 20..27.
-            let sign = _mm512_and_si512(bytes, _mm512_set1_epi32(i32::MIN));
-            let rest = _mm512_slli_epi32::<20>(_mm512_and_si512(bytes, _mm512_set1_epi32(0x7F)));
-            let small = _mm512_castsi512_ps(_mm512_or_si512(sign, rest));
-            _mm512_mul_ps(small, _mm512_castsi512_ps(_mm512_set1_epi32(247 << 23)))
+            // An f16 has one exponent bit more and a bias greater by 8: sign, exponent and mantissa move to its
+            // bits 15, 10 to 13 and 7 to 9. Sign-extended, so that the shift leaves copies of the sign above.
+            let bytes = _mm256_cvtepi8_epi16(_mm_loadu_si128(x.as_ptr().cast()));
+            let halves = _mm256_and_si256(_mm256_slli_epi16::<7>(bytes), _mm256_set1_epi16(0xBF80_u16 as i16));
+            _mm512_cvtph_ps(halves)
         })
     }
     #[inline(always)]
@@ -133,6 +132,16 @@ impl Simd for Avx512 {
             let words = _mm512_loadu_si512(words.as_ptr().cast());
             let codes = _mm512_srlv_epi32(words, _mm512_set1_epi32(4 * nibble as i32));
             _mm512_permutexvar_ps(codes, table)
+        })
+    }
+    #[inline(always)]
+    fn load_e2m1_pair(self, x: &[u8; 16], table: Self::V) -> [Self::V; 2] {
+        intrinsic!({
+            // Bytes whose low four bits are the nibbles in order; the permutation looks at four bits only.
+            let low = _mm_loadu_si128(x.as_ptr().cast());
+            let high = _mm_srli_epi16::<4>(low);
+            [_mm_unpacklo_epi8(low, high), _mm_unpackhi_epi8(low, high)]
+                .map(|codes| _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), table))
         })
     }
     #[inline(always)]

@@ -59,13 +59,15 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn exp2_integral(self, n: Self::V) -> Self::V;
     /// Sixteen BF16 numbers, little endian.
     fn load_bf16(self, x: &[u8; 32]) -> Self::V;
-    /// Sixteen E4M3 numbers, without scale; NaN bytes give ±480.
-    fn load_e4m3(self, x: &[u8; 16]) -> Self::V;
+    /// Sixteen E4M3 numbers divided by 256, without scale; NaN bytes give ±480 / 256.
+    fn load_e4m3_over_256(self, x: &[u8; 16]) -> Self::V;
     /// Sixteen E2M1 numbers times `table`'s scale: byte `k` holds element `2k` in its low and `2k + 1` in its
     /// high nibble, and code `c` stands for lane `c` of `table`.
     fn load_e2m1(self, x: &[u8; 8], table: Self::V) -> Self::V;
     /// Lane `i` is lane `c` of `table`, where `c` are the four bits of `words[i]` from bit `4 * nibble` on.
     fn look_up_nibbles(self, words: &[u32; LANES], nibble: u32, table: Self::V) -> Self::V;
+    /// Thirty-two E2M1 numbers, as two times [`Simd::load_e2m1`].
+    fn load_e2m1_pair(self, x: &[u8; 16], table: Self::V) -> [Self::V; 2];
     /// The sum of all lanes: lane `i` + lane `i + 8`, then `i` + `i + 4`, `i + 2`, `i + 1`.
     fn sum(self, v: Self::V) -> f32;
     /// The largest lane.
@@ -74,14 +76,26 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// The numbers `x`, at most sixteen, and `fill` in the lanes behind them.
     #[inline(always)]
     fn load_partial(self, x: &[f32], fill: f32) -> Self::V {
+        if let Some(all) = x.as_array() {
+            return self.load(all);
+        }
         let mut lanes = [fill; LANES];
         lanes[..x.len()].copy_from_slice(x);
         self.load(&lanes)
     }
 
+    /// Sixteen E4M3 numbers, without scale; NaN bytes give ±480.
+    #[inline(always)]
+    fn load_e4m3(self, x: &[u8; 16]) -> Self::V {
+        self.mul(self.load_e4m3_over_256(x), self.splat(256.0))
+    }
+
     /// The first lanes to memory, as many as `out` has room for (at most sixteen).
     #[inline(always)]
     fn store_partial(self, v: Self::V, out: &mut [f32]) {
+        if let Some(all) = out.as_mut_array() {
+            return self.store(v, all);
+        }
         let mut lanes = [0.0; LANES];
         self.store(v, &mut lanes);
         out.copy_from_slice(&lanes[..out.len()]);

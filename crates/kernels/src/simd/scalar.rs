@@ -74,10 +74,10 @@ impl Simd for Scalar {
         std::array::from_fn(|i| bf16_to_f32(u16::from_le_bytes([x[2 * i], x[2 * i + 1]])))
     }
     #[inline(always)]
-    fn load_e4m3(self, x: &[u8; 16]) -> Self::V {
+    fn load_e4m3_over_256(self, x: &[u8; 16]) -> Self::V {
         // As e4m3_to_f32, but for the NaN bytes, which checked checkpoints do not hold.
         x.map(|b| {
-            f32::from_bits(u32::from(b & 0x80) << 24 | u32::from(b & 0x7F) << 20) * f32::from_bits(247 << 23)
+            f32::from_bits(u32::from(b & 0x80) << 24 | u32::from(b & 0x7F) << 20) * f32::from_bits(239 << 23)
         })
     }
     #[inline(always)]
@@ -87,6 +87,11 @@ impl Simd for Scalar {
     #[inline(always)]
     fn look_up_nibbles(self, words: &[u32; LANES], nibble: u32, table: Self::V) -> Self::V {
         words.map(|word| table[(word >> (4 * nibble) & 0xF) as usize])
+    }
+    #[inline(always)]
+    fn load_e2m1_pair(self, x: &[u8; 16], table: Self::V) -> [Self::V; 2] {
+        let (halves, _) = x.as_chunks::<8>();
+        [self.load_e2m1(&halves[0], table), self.load_e2m1(&halves[1], table)]
     }
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {

@@ -6,6 +6,11 @@ use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
 use crate::{Compute, DisjointRows};
 
+#[cfg(test)]
+pub(crate) mod reference;
+#[cfg(test)]
+pub(crate) mod tests;
+
 /// Clamped SwiGLU: `out = silu(g) * u` with `g = min(gate, limit)`, `u = clamp(up, -limit, limit)` and
 /// `silu(g) = g / (1 + exp(-g))`.
 ///

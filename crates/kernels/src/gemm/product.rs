@@ -1,0 +1,177 @@
+//! The product of some tokens with some rows of weights, on one thread.
+
+#![expect(clippy::needless_range_loop, reason = "loops of constant length, which must unroll into registers")]
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use cuvier_tensor::{MatRef, WeightMatrix};
+
+use super::panel::{Panels, Scratch};
+use super::rows::{ForRows, Row, Rows, for_rows};
+use super::tile::stored_tile;
+use crate::Isa;
+use crate::isa::Vectorized;
+use crate::simd::Simd;
+
+/// Rows of weights that are handled together: a divisor of the rows that share an FP8 scale, and few enough
+/// that their decoded columns stay in the cache.
+pub(crate) const PANEL_ROWS: usize = 64;
+/// Tokens that are handled together: as many as keep their lane sums in the cache.
+pub(crate) const PANEL_TOKENS: usize = 96;
+
+/// The inputs of a product: rows of a matrix, all or some.
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs<'a> {
+    x: MatRef<'a>,
+    rows: Selection<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Selection<'a> {
+    From(usize, usize),
+    These(&'a [u32]),
+}
+
+impl<'a> Inputs<'a> {
+    /// The rows `rows` of `x`.
+    pub(crate) fn range(x: MatRef<'a>, rows: Range<usize>) -> Self {
+        Self { x, rows: Selection::From(rows.start, rows.len()) }
+    }
+
+    /// The rows of `x` that `rows` lists.
+    pub(crate) fn listed(x: MatRef<'a>, rows: &'a [u32]) -> Self {
+        Self { x, rows: Selection::These(rows) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self.rows {
+            Selection::From(_, len) => len,
+            Selection::These(rows) => rows.len(),
+        }
+    }
+
+    pub(super) fn cols(&self) -> usize {
+        self.x.cols()
+    }
+
+    #[inline(always)]
+    pub(super) fn row(&self, t: usize) -> &'a [f32] {
+        self.x.row(match self.rows {
+            Selection::From(start, _) => start + t,
+            Selection::These(rows) => rows[t] as usize,
+        })
+    }
+}
+
+/// `out[t, r] = sum over i of w[rows.start + r, i] * x[t, i]`, `out` being `[x.len(), rows.len()]`; at most
+/// [`PANEL_ROWS`] rows.
+pub(crate) fn product(isa: Isa, x: Inputs<'_>, w: &WeightMatrix, rows: Range<usize>, out: &mut [f32]) {
+    assert!(x.cols() == w.cols() && out.len() == x.len() * rows.len());
+    assert!(rows.len() <= PANEL_ROWS && rows.end <= w.rows());
+    if !out.is_empty() {
+        for_rows(w, ProductWith { isa, x, rows, out });
+    }
+}
+
+/// A product whose format of weights is still open.
+struct ProductWith<'x, 'o> {
+    isa: Isa,
+    x: Inputs<'x>,
+    rows: Range<usize>,
+    out: &'o mut [f32],
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl ForRows for ProductWith<'_, '_> {
+    type Output = ();
+
+    fn run<'a, W: Rows<'a>>(self, w: W) {
+        let Self { isa, x, rows, out } = self;
+        if x.len() <= DIRECT_TOKENS {
+            isa.dispatch(Direct { w, x, rows, out });
+        } else {
+            SCRATCH.with_borrow_mut(|scratch| isa.dispatch(Panels { w, x, rows, out, scratch }));
+        }
+    }
+}
+
+/// Up to so many tokens, decoding weights into registers, for every tile anew, takes less time than by way of the
+/// cache.
+const DIRECT_TOKENS: usize = 12;
+
+/// Few tokens: weights are decoded in registers.
+struct Direct<'x, 'o, W> {
+    w: W,
+    x: Inputs<'x>,
+    rows: Range<usize>,
+    out: &'o mut [f32],
+}
+
+impl<'a, W: Rows<'a>> Vectorized for Direct<'_, '_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match S::ACCUMULATORS {
+            16.. => self.groups::<S, 4, 4>(s),
+            _ if self.x.len() == 1 => self.groups::<S, 4, 1>(s),
+            _ => self.groups::<S, 2, 2>(s),
+        }
+    }
+}
+
+impl<'a, W: Rows<'a>> Direct<'_, '_, W> {
+    /// Goes through groups of `R` rows, and for each through tiles of at most `T` tokens, as equal as possible.
+    #[inline(always)]
+    fn groups<S: Simd, const R: usize, const T: usize>(mut self, s: S) {
+        let n_rows = self.rows.len();
+        for group in (0..n_rows).step_by(R) {
+            // Behind the last row stands the last row again; its sums are dropped.
+            let mut rows = [self.w.row(self.rows.start + group); R];
+            for r in 1..R {
+                rows[r] = self.w.row(self.rows.start + (group + r).min(n_rows - 1));
+            }
+            let tiles = self.x.len().div_ceil(T);
+            let mut first = 0;
+            for tile in 0..tiles {
+                let tokens = (self.x.len() - first).div_ceil(tiles - tile);
+                match tokens {
+                    1 => self.tile::<S, R, 1>(s, &rows, group, first),
+                    2 if T >= 2 => self.tile::<S, R, 2>(s, &rows, group, first),
+                    3 if T >= 3 => self.tile::<S, R, 3>(s, &rows, group, first),
+                    4 if T >= 4 => self.tile::<S, R, 4>(s, &rows, group, first),
+                    _ => unreachable!("{tokens} tokens in a tile of at most {T}"),
+                }
+                first += tokens;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const T: usize>(
+        &mut self,
+        s: S,
+        rows: &[Row<'a, W::Chunk, W::Scales>; R],
+        group: usize,
+        first: usize,
+    ) {
+        let mut x: [&[f32]; T] = [&[]; T];
+        for t in 0..T {
+            x[t] = self.x.row(first + t);
+        }
+        let sums = stored_tile::<S, W, R, T>(s, rows, &x);
+        let n_rows = self.rows.len();
+        for r in 0..R {
+            for t in 0..T {
+                let sum = s.sum(sums[r][t]);
+                if group + r < n_rows {
+                    self.out[(first + t) * n_rows + group + r] = sum;
+                }
+            }
+        }
+    }
+}
