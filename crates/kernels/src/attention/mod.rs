@@ -21,7 +21,7 @@ use keys::KeyList;
 use scratch::Scratch;
 
 /// Heads per task at least, when few tokens are shared by many threads: each task decodes the keys for itself.
-const HEADS_PER_TASK_MIN: usize = 8;
+const HEADS_PER_TASK_MIN: usize = 4;
 
 /// The tokens of one sequence in a batch, and what they can look at.
 #[derive(Clone, Debug)]

@@ -6,12 +6,9 @@ use crate::EntryCodec;
 use crate::simd::{LANES, Simd};
 
 /// Keys decoded at a time: 96 KiB of f32 at 512 dimensions, which stay in the second cache level while all heads
-/// meet them. A multiple of [`LANES`].
+/// meet them. Each block is decoded once for the scores and once for the sums: that costs less than keeping a long list
+/// in memory. A multiple of [`LANES`].
 const BLOCK_KEYS: usize = 48;
-/// Lists up to this long are decoded once and kept (4 MiB at 512 dimensions); longer ones once for the scores and
-/// once for the sums.
-const KEPT_KEYS: usize = 2048;
-
 /// The working memory of one task.
 pub(super) struct Scratch {
     codec: EntryCodec,
@@ -23,7 +20,7 @@ pub(super) struct Scratch {
     sums: Vec<Lanes>,
     /// `[heads, keys]`, first the scores, then their exponentials.
     scores: Vec<Lanes>,
-    /// `[keys, vecs]`: the whole list or a block of it.
+    /// `[keys, vecs]`: a block of the list.
     keys: Vec<Lanes>,
 }
 
@@ -32,8 +29,8 @@ impl Scratch {
     pub(super) fn new(codec: EntryCodec, heads: usize) -> Self {
         let vecs = codec.head_dim.div_ceil(LANES).next_multiple_of(VECS_MAX);
         let rows = heads.next_multiple_of(HEADS_MAX);
-        let zeros = vec![Lanes::ZERO; rows * vecs];
-        Self { codec, vecs, q: zeros.clone(), sums: zeros, scores: Vec::new(), keys: Vec::new() }
+        let zeros = |rows: usize| vec![Lanes::ZERO; rows * vecs];
+        Self { codec, vecs, q: zeros(rows), sums: zeros(rows), scores: Vec::new(), keys: zeros(BLOCK_KEYS) }
     }
 
     /// The attention of the heads in `q` over `list`, to `out`.
@@ -52,18 +49,15 @@ impl Scratch {
             Lanes::flat_mut(&mut self.q[head * self.vecs..])[..dim].copy_from_slice(q);
         }
         let blocks = list.len().div_ceil(BLOCK_KEYS);
-        let kept = if list.len() <= KEPT_KEYS { blocks } else { 1 };
-        self.keys.resize((kept * BLOCK_KEYS * self.vecs).max(self.keys.len()), Lanes::ZERO);
         let score_vecs = blocks * BLOCK_KEYS / LANES;
         let rows = attn_sink.len().next_multiple_of(HEADS_MAX);
         self.scores.resize((rows * score_vecs).max(self.scores.len()), Lanes::ZERO);
 
         for block in 0..blocks {
-            self.decode_block(s, list, block, block % kept);
-            let keys = &self.keys[block % kept * BLOCK_KEYS * self.vecs..][..BLOCK_KEYS * self.vecs];
+            self.decode_block(s, list, block);
             let scores = Lanes::flat_mut(&mut self.scores[..rows * score_vecs]);
             let columns = block * BLOCK_KEYS..(block + 1) * BLOCK_KEYS;
-            tiles::scores(s, &self.q[..rows * self.vecs], keys, self.vecs, scale, scores, columns);
+            tiles::scores(s, &self.q[..rows * self.vecs], &self.keys, self.vecs, scale, scores, columns);
         }
         let mut denominators = Vec::with_capacity(attn_sink.len());
         for (scores, &sink) in self.scores.chunks_exact_mut(score_vecs).zip(attn_sink) {
@@ -71,13 +65,11 @@ impl Scratch {
         }
         self.sums.fill(Lanes::ZERO);
         for block in 0..blocks {
-            if kept < blocks {
-                self.decode_block(s, list, block, 0);
-            }
+            self.decode_block(s, list, block);
             let len = BLOCK_KEYS.min(list.len() - block * BLOCK_KEYS);
-            let keys = &self.keys[block % kept * BLOCK_KEYS * self.vecs..][..len * self.vecs];
-            let scores = Lanes::flat(&self.scores[..rows * score_vecs]);
-            tiles::sums(s, scores, block * BLOCK_KEYS, keys, &mut self.sums[..rows * self.vecs], self.vecs);
+            let keys = &self.keys[..len * self.vecs];
+            let p = Lanes::flat(&self.scores[..rows * score_vecs]);
+            tiles::sums(s, p, block * BLOCK_KEYS, keys, &mut self.sums[..rows * self.vecs], self.vecs);
         }
         let sums = self.sums.chunks_exact(self.vecs);
         for ((sums, denominator), out) in sums.zip(denominators).zip(out.chunks_exact_mut(dim)) {
@@ -85,12 +77,10 @@ impl Scratch {
         }
     }
 
-    /// Decodes the keys of block `block` of the list to place `place`; zeros behind the last key.
+    /// Decodes the keys of block `block` of the list; zeros behind the last key.
     #[inline(always)]
-    fn decode_block<S: Simd>(&mut self, s: S, list: &KeyList<'_>, block: usize, place: usize) {
-        let first = block * BLOCK_KEYS;
-        let rows = self.keys[place * BLOCK_KEYS * self.vecs..].chunks_exact_mut(self.vecs);
-        for (i, row) in (first..first + BLOCK_KEYS).zip(rows) {
+    fn decode_block<S: Simd>(&mut self, s: S, list: &KeyList<'_>, block: usize) {
+        for (i, row) in (block * BLOCK_KEYS..).zip(self.keys.chunks_exact_mut(self.vecs)) {
             if i < list.len() {
                 self.codec.decode(s, list.key(i), &mut Lanes::flat_mut(row)[..self.codec.head_dim]);
             } else {

@@ -24,7 +24,7 @@ use top_k::TopK;
 /// Tokens that share one decoding of the keys.
 const TOKENS_PER_UNIT: usize = 8;
 /// Keys below which splitting them over threads costs more than it gains.
-const KEYS_PER_UNIT_MIN: usize = 2048;
+const KEYS_PER_UNIT_MIN: usize = 512;
 
 /// The tokens of one sequence in a batch, and its index keys.
 #[derive(Clone, Debug)]
