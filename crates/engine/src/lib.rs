@@ -1,1 +1,36 @@
-//! Being written.
+//! `engine`: the step loop. Schedule, forward, sample, commit.
+//!
+//! Door: [`Engine::start`] takes a [`Model`] and gives an [`EngineHandle`]; [`EngineHandle::submit`] takes a
+//! [`Request`] and gives an [`EventStream`]; [`EngineHandle::open`] gives a [`Conversation`] that remembers.
+//!
+//! **Invariant:** one thread per engine owns the model and every state; the handle's channel is the only way
+//! across. Several engines live in one process without knowing of each other.
+//! **Invariant:** the tokens of an answer are a function of its prompt and its [`SamplingParams`] alone: not of
+//! other sequences, of chunks, of forks, of cached prefixes, nor of what was saved and restored.
+//! **Invariant:** every stream ends with exactly one last event; a sequence that fails, fails alone.
+//! **Invariant:** a request is checked at the door; past it, it is valid.
+//!
+//! [`SamplingParams`]: cuvier_types::SamplingParams
+
+#![forbid(unsafe_code)]
+
+mod conversation;
+mod error;
+mod handle;
+mod model;
+mod prefix;
+mod request;
+pub mod sampler;
+mod saved;
+mod shelf;
+mod step;
+mod stream;
+mod transformer;
+
+pub use conversation::Conversation;
+pub use error::{EngineError, RequestError, RestoreError};
+pub use handle::{Engine, EngineConfig, EngineHandle};
+pub use model::{Logits, Model, RollbackTooFar};
+pub use request::Request;
+pub use stream::{EventStream, Timeout};
+pub use transformer::TransformerModel;

@@ -1,0 +1,159 @@
+//! Starting an engine, and the caller's end of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
+
+use cuvier_scheduler::Limits;
+use cuvier_types::{Event, SequenceId};
+
+use crate::request::Bounds;
+use crate::shelf::ConversationId;
+use crate::step::{Command, Reply, StepLoop};
+use crate::{Conversation, EngineError, EventStream, Model, Request};
+
+/// Starts engines.
+#[derive(Clone, Copy, Debug)]
+pub struct Engine;
+
+/// Resources and policy of one engine. None of it changes an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Tokens computed in one step, over all sequences. Smaller steps let other sequences in sooner, larger ones
+    /// read prompts faster.
+    pub batch_tokens_max: usize,
+    /// Sequences that are computed at the same time; others wait.
+    pub sequences_max: usize,
+    /// Tokens of one sequence; `None`, and anything above it, means the model's own limit.
+    pub context_max: Option<usize>,
+    /// States of earlier requests kept for prompts that begin alike; 0 keeps none.
+    pub prefixes_max: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { batch_tokens_max: 512, sequences_max: 8, context_max: None, prefixes_max: 8 }
+    }
+}
+
+impl Engine {
+    /// Hands the model to a new engine thread.
+    ///
+    /// # Errors
+    /// If a limit is 0, or no thread can be had.
+    pub fn start<M: Model>(model: M, config: EngineConfig) -> Result<EngineHandle, EngineError> {
+        let context_max = config.context_max.map_or(model.context_max(), |max| max.min(model.context_max()));
+        let EngineConfig { batch_tokens_max, sequences_max, prefixes_max, .. } = config;
+        let limits = [
+            ("batch_tokens_max", batch_tokens_max),
+            ("sequences_max", sequences_max),
+            ("context_max", context_max),
+        ];
+        if let Some(&(name, _)) = limits.iter().find(|&&(_, limit)| limit == 0) {
+            return Err(EngineError::ZeroLimit { name });
+        }
+        let bounds = Bounds { vocab_size: model.vocab_size(), context_max };
+        let limits = Limits { batch_tokens_max, sequences_max, context_max };
+        let (commands, receiver) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("cuvier-engine".to_owned())
+            .spawn(move || StepLoop::new(model, bounds, limits, prefixes_max).run(&receiver))
+            .map_err(EngineError::Thread)?;
+        let door = Door { commands, bounds, next_id: Arc::new(AtomicU64::new(0)) };
+        Ok(EngineHandle { door, thread: Some(thread) })
+    }
+}
+
+/// A running engine. Dropping it cancels what is under way and waits for the engine thread to end.
+///
+/// It can be shared between threads by reference.
+#[derive(Debug)]
+pub struct EngineHandle {
+    door: Door,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl EngineHandle {
+    /// Takes a request and gives its events as they come.
+    ///
+    /// # Errors
+    /// If the request is not valid, or the engine has stopped.
+    pub fn submit(&self, request: Request) -> Result<EventStream, EngineError> {
+        request.check(self.door.bounds)?;
+        request.check_len(request.prompt.len(), self.door.bounds)?;
+        let sequence = self.door.next_sequence();
+        let (events, receiver) = mpsc::channel();
+        self.door.command(Command::Submit { sequence, request, events })?;
+        Ok(self.door.stream(sequence, receiver))
+    }
+
+    /// A conversation without history.
+    ///
+    /// # Errors
+    /// If the engine has stopped.
+    pub fn open(&self) -> Result<Conversation, EngineError> {
+        Conversation::open(&self.door)
+    }
+
+    /// A conversation from what [`Conversation::save`] gave.
+    ///
+    /// # Errors
+    /// If the bytes are not a whole, unaltered conversation of this model, or the engine has stopped.
+    pub fn restore(&self, bytes: Vec<u8>) -> Result<Conversation, EngineError> {
+        Conversation::restore(&self.door, bytes)
+    }
+
+    /// The most tokens a sequence may have here, prompt and answer together.
+    pub fn context_max(&self) -> usize {
+        self.door.bounds.context_max
+    }
+
+    /// Tokens of the model's vocabulary.
+    pub fn vocab_size(&self) -> usize {
+        self.door.bounds.vocab_size
+    }
+}
+
+impl Drop for EngineHandle {
+    fn drop(&mut self) {
+        // If the thread has died, neither has anything to tell: streams say so themselves.
+        let _ = self.door.command(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The way to the engine thread, shared by the handle and its conversations.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    commands: Sender<Command>,
+    pub(crate) bounds: Bounds,
+    next_id: Arc<AtomicU64>,
+}
+
+impl Door {
+    pub(crate) fn command(&self, command: Command) -> Result<(), EngineError> {
+        self.commands.send(command).map_err(|_| EngineError::Stopped)
+    }
+
+    /// Sends a command and waits for its reply, which comes at the end of the step under way.
+    pub(crate) fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, EngineError> {
+        let (reply, receiver) = mpsc::channel();
+        self.command(command(reply))?;
+        receiver.recv().map_err(|_| EngineError::Stopped)?
+    }
+
+    pub(crate) fn next_sequence(&self) -> SequenceId {
+        SequenceId(self.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn next_conversation(&self) -> ConversationId {
+        ConversationId(self.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn stream(&self, sequence: SequenceId, events: Receiver<Event>) -> EventStream {
+        EventStream::new(sequence, events, self.commands.clone())
+    }
+}

@@ -1,0 +1,288 @@
+//! The engine thread: schedule, forward, sample, commit.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+
+use cuvier_scheduler::{Decision, Departed, Limits, Outcome, Scheduler, Submission};
+use cuvier_types::{Batch, Event, LogitRows, SequenceId, TokenId};
+
+use crate::prefix::PrefixCache;
+use crate::request::Bounds;
+use crate::sampler::Sampler;
+use crate::shelf::{ConversationId, Shelf, Start};
+use crate::{EngineError, Logits, Model, Request};
+
+/// What handles ask of the engine thread.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Submit {
+        sequence: SequenceId,
+        request: Request,
+        events: Sender<Event>,
+    },
+    Cancel(SequenceId),
+    Open(ConversationId),
+    Close(ConversationId),
+    Send {
+        id: ConversationId,
+        sequence: SequenceId,
+        request: Request,
+        events: Sender<Event>,
+        reply: Reply<()>,
+    },
+    Fork {
+        from: ConversationId,
+        to: ConversationId,
+        reply: Reply<()>,
+    },
+    Rollback {
+        id: ConversationId,
+        n_tokens: usize,
+        reply: Reply<()>,
+    },
+    Tokens {
+        id: ConversationId,
+        reply: Reply<Vec<TokenId>>,
+    },
+    Save {
+        id: ConversationId,
+        reply: Reply<Vec<u8>>,
+    },
+    Restore {
+        id: ConversationId,
+        bytes: Vec<u8>,
+        reply: Reply<()>,
+    },
+    Stop,
+}
+
+pub(crate) type Reply<T> = Sender<Result<T, EngineError>>;
+
+/// All that the engine thread owns.
+pub(crate) struct StepLoop<M: Model> {
+    model: M,
+    bounds: Bounds,
+    scheduler: Scheduler,
+    live: HashMap<SequenceId, Live<M::State>>,
+    shelf: Shelf<M::State>,
+    prefixes: PrefixCache<M::State>,
+}
+
+/// A sequence that has not left the scheduler.
+struct Live<S> {
+    /// `None` until its first step.
+    state: Option<S>,
+    sampler: Sampler,
+    events: Sender<Event>,
+    conversation: Option<ConversationId>,
+}
+
+impl<M: Model> StepLoop<M> {
+    pub(crate) fn new(model: M, bounds: Bounds, limits: Limits, prefixes_max: usize) -> Self {
+        Self {
+            model,
+            bounds,
+            scheduler: Scheduler::new(limits),
+            live: HashMap::new(),
+            shelf: Shelf::new(),
+            prefixes: PrefixCache::new(prefixes_max),
+        }
+    }
+
+    /// Works until told to stop. Commands are heard between steps; without a sequence the thread sleeps.
+    pub(crate) fn run(mut self, commands: &Receiver<Command>) {
+        loop {
+            let command = if self.scheduler.is_idle() {
+                commands.recv().map_err(|_| TryRecvError::Disconnected)
+            } else {
+                commands.try_recv()
+            };
+            match command {
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => break,
+                Ok(command) => self.obey(command),
+                Err(TryRecvError::Empty) => self.step(),
+            }
+        }
+        let left: Vec<SequenceId> = self.scheduler.sequences().collect();
+        left.into_iter().for_each(|sequence| self.cancel(sequence));
+    }
+
+    /// The way of one token: decide, act, act, decide.
+    fn step(&mut self) {
+        let batch = self.scheduler.schedule();
+        let outcomes = match self.forward(&batch) {
+            Ok(logits) => self.sample(&batch, &logits),
+            Err(message) => blame(&batch, &message),
+        };
+        for decision in self.scheduler.commit(outcomes) {
+            match decision {
+                Decision::Tell { sequence, event } => self.tell(sequence, event),
+                Decision::Leave(departed) => self.leave(departed),
+            }
+        }
+    }
+
+    /// Runs the model over the batch. After an error the states of the batch are gone.
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, String> {
+        let mut states: Vec<M::State> = Vec::with_capacity(batch.chunks.len());
+        for chunk in &batch.chunks {
+            let state = self.live_mut(chunk.sequence).state.take();
+            let state = state.unwrap_or_else(|| self.model.new_state());
+            assert_eq!(
+                Some(M::position(&state)),
+                self.scheduler.computed(chunk.sequence),
+                "sequence {}: the state holds what the scheduler knows to be computed",
+                chunk.sequence
+            );
+            states.push(state);
+        }
+        let mut borrowed: Vec<&mut M::State> = states.iter_mut().collect();
+        let logits = self.model.forward(batch, &mut borrowed).map_err(|error| with_sources(&error))?;
+        for (chunk, state) in batch.chunks.iter().zip(states) {
+            self.live_mut(chunk.sequence).state = Some(state);
+        }
+        Ok(logits)
+    }
+
+    /// Draws a token for each chunk that asked for logits.
+    fn sample(&mut self, batch: &Batch, logits: &Logits) -> Vec<Outcome> {
+        let mut rows = logits.rows();
+        let mut outcomes = Vec::with_capacity(batch.chunks.len());
+        for chunk in &batch.chunks {
+            if chunk.logits == LogitRows::None {
+                outcomes.push(Outcome::Computed);
+                continue;
+            }
+            let row = rows.next().expect("the model gives a row for each one asked for");
+            outcomes.push(match self.live_mut(chunk.sequence).sampler.draw(row) {
+                Ok(drawn) => Outcome::Drawn { token: drawn.token, logprobs: drawn.logprobs },
+                Err(error) => Outcome::Failed { message: error.to_string() },
+            });
+        }
+        assert!(rows.next().is_none(), "the model gives no row that was not asked for");
+        outcomes
+    }
+
+    fn tell(&mut self, sequence: SequenceId, event: Event) {
+        let Some(live) = self.live.get(&sequence) else { return };
+        if let Event::Prefill { done, total } = event
+            && done == total
+            && live.conversation.is_none()
+            && !self.prefixes.is_off()
+        {
+            let state = live.state.as_ref().expect("a computed prompt has a state");
+            let tokens = self.scheduler.tokens(sequence);
+            // A sequence of one token has left already; its state is kept when it does.
+            if let Some(tokens) = tokens {
+                self.prefixes.keep(&tokens[..total], self.model.fork(state));
+            }
+        }
+        if live.events.send(event).is_err() {
+            self.cancel(sequence);
+        }
+    }
+
+    /// The conversation has its history back before its caller hears the last event.
+    fn leave(&mut self, departed: Departed) {
+        let Some(live) = self.live.remove(&departed.sequence) else { return };
+        // Numbers that made a sequence fail may be in its state.
+        let state = live.state.filter(|_| !matches!(departed.event, Event::Failed { .. }));
+        match (live.conversation, state) {
+            (Some(id), state) => self.shelf.end(id, departed.tokens, state),
+            (None, Some(state)) => self.prefixes.keep(&departed.tokens[..M::position(&state)], state),
+            (None, None) => {}
+        }
+        // A caller that no longer listens needs no last event.
+        let _ = live.events.send(departed.event);
+    }
+
+    fn cancel(&mut self, sequence: SequenceId) {
+        if let Some(departed) = self.scheduler.cancel(sequence) {
+            self.leave(departed);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Submit { sequence, request, events } => {
+                let state = self.prefixes.longest(&self.model, &request.prompt);
+                let start = Start { tokens: request.prompt.clone(), state };
+                self.submit(sequence, start, request, events, None);
+            }
+            Command::Cancel(sequence) => self.cancel(sequence),
+            Command::Open(id) => self.shelf.open(id),
+            Command::Close(id) => {
+                if let Some(sequence) = self.shelf.close(id) {
+                    self.cancel(sequence);
+                }
+            }
+            Command::Send { id, sequence, request, events, reply } => {
+                let start = self.shelf.begin(&self.model, id, sequence, &request, self.bounds);
+                answer(&reply, start.map(|start| self.submit(sequence, start, request, events, Some(id))));
+            }
+            Command::Fork { from, to, reply } => answer(&reply, self.shelf.fork(&self.model, from, to)),
+            Command::Rollback { id, n_tokens, reply } => {
+                answer(&reply, self.shelf.rollback(&self.model, id, n_tokens));
+            }
+            Command::Tokens { id, reply } => answer(&reply, self.shelf.tokens(id)),
+            Command::Save { id, reply } => answer(&reply, self.shelf.save(&self.model, id)),
+            Command::Restore { id, bytes, reply } => {
+                let restored = self.shelf.restore(&self.model, id, &bytes, self.bounds);
+                answer(&reply, restored.map_err(EngineError::from));
+            }
+            Command::Stop => unreachable!("the loop ends at it"),
+        }
+    }
+
+    /// Takes a request that was checked at the door.
+    fn submit(
+        &mut self,
+        sequence: SequenceId,
+        start: Start<M::State>,
+        request: Request,
+        events: Sender<Event>,
+        conversation: Option<ConversationId>,
+    ) {
+        let computed = start.state.as_ref().map_or(0, M::position);
+        let sampler = Sampler::new(request.sampling, &start.tokens);
+        let begun = Event::Prefill { done: computed, total: start.tokens.len() };
+        let submission = Submission {
+            sequence,
+            prompt: start.tokens,
+            computed,
+            max_tokens: request.max_tokens,
+            stop_tokens: request.stop_tokens,
+        };
+        self.scheduler.submit(submission).expect("the door checked what the scheduler asks for");
+        self.live.insert(sequence, Live { state: start.state, sampler, events, conversation });
+        self.tell(sequence, begun);
+    }
+
+    fn live_mut(&mut self, sequence: SequenceId) -> &mut Live<M::State> {
+        self.live.get_mut(&sequence).expect("a scheduled sequence is live")
+    }
+}
+
+/// A step failed as a whole. A sequence that was alone in it is at fault; of several, each is tried alone.
+fn blame(batch: &Batch, message: &str) -> Vec<Outcome> {
+    match batch.chunks.len() {
+        1 => vec![Outcome::Failed { message: message.to_owned() }],
+        n => vec![Outcome::Lost; n],
+    }
+}
+
+/// A caller that gave up waiting gets no reply.
+fn answer<T>(reply: &Reply<T>, result: Result<T, EngineError>) {
+    let _ = reply.send(result);
+}
+
+fn with_sources(error: &dyn Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        message = format!("{message}: {error}");
+        source = error.source();
+    }
+    message
+}

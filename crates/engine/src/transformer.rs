@@ -1,0 +1,64 @@
+//! DeepSeek-V4 as the engine's model.
+
+use std::sync::Arc;
+
+use cuvier_model::{Compute, Ctx, KvFormat, ModelError, SequenceState, Transformer};
+use cuvier_types::Batch;
+
+use crate::{Logits, Model, RollbackTooFar};
+
+/// A transformer with the threads it runs on and the format of its states.
+pub struct TransformerModel {
+    transformer: Arc<Transformer>,
+    compute: Compute,
+    kv: KvFormat,
+}
+
+impl TransformerModel {
+    /// The weights may be shared: several engines can run one transformer.
+    pub fn new(transformer: Arc<Transformer>, compute: Compute, kv: KvFormat) -> Self {
+        Self { transformer, compute, kv }
+    }
+}
+
+impl Model for TransformerModel {
+    type State = SequenceState;
+    type Error = ModelError;
+
+    fn vocab_size(&self) -> usize {
+        self.transformer.config().vocab_size
+    }
+
+    fn context_max(&self) -> usize {
+        self.transformer.config().max_position_embeddings
+    }
+
+    fn new_state(&self) -> SequenceState {
+        self.transformer.new_state(self.kv)
+    }
+
+    fn fork(&self, state: &SequenceState) -> SequenceState {
+        state.clone()
+    }
+
+    fn position(state: &SequenceState) -> usize {
+        state.position()
+    }
+
+    fn rollback(&self, state: &mut SequenceState, tokens: usize) -> Result<(), RollbackTooFar> {
+        state.rollback(tokens).map_err(|_| RollbackTooFar { asked: tokens, max: state.rollback_max() })
+    }
+
+    fn save(&self, state: &SequenceState) -> Vec<u8> {
+        state.save()
+    }
+
+    fn restore(&self, bytes: &[u8]) -> Result<SequenceState, ModelError> {
+        self.transformer.restore(bytes, self.kv)
+    }
+
+    fn forward(&mut self, batch: &Batch, states: &mut [&mut SequenceState]) -> Result<Logits, ModelError> {
+        let output = self.transformer.forward(batch, states, &mut Ctx::new(&self.compute))?;
+        Ok(Logits::new(self.vocab_size(), output.logits.data().to_vec()))
+    }
+}
