@@ -1,2 +1,74 @@
-//! Being written.
-fn main() {}
+//! `cuvier`: flags and environment become configs, and one call into one room.
+//!
+//! **Invariant:** the environment is read here and nowhere else; results go to stdout, everything else to stderr.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod chat;
+mod inspect;
+mod interactive;
+mod interrupt;
+mod logits;
+mod options;
+mod progress;
+mod session;
+mod synth;
+mod tokenize;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// DeepSeek-V4 on ordinary machines: run it, look into it, measure it.
+#[derive(Parser)]
+#[command(name = "cuvier", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Talk to a model: once with PROMPT or piped text, else interactively
+    Chat(chat::Args),
+    /// What a model is: parameters, bytes, KV cache, FLOPs; reads headers only
+    Inspect(inspect::Args),
+    /// Write a random-weight checkpoint of true format
+    Synth(synth::Args),
+    /// Text to token ids and back
+    Tokenize(tokenize::Args),
+    /// Logits and named intermediate tensors of given token ids
+    Logits(logits::Args),
+    /// Check a checkpoint; with --state also that its state is exact
+    Verify(verify::Args),
+    /// Tokens per second, and their share of what this machine can do
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Chat(args) => chat::run(args),
+        Verb::Inspect(args) => inspect::run(&args),
+        Verb::Synth(args) => synth::run(args),
+        Verb::Tokenize(args) => tokenize::run(&args),
+        Verb::Logits(args) => logits::run(&args),
+        Verb::Verify(args) => verify::run(&args),
+        Verb::Bench(args) => bench::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of our output left, as `head` does: nothing is wrong.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io_errors = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io_errors.into_iter().any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,255 @@
+//! `cuvier bench`: tokens per second, and their share of what this machine can do.
+
+use std::io::Write;
+use std::time::Instant;
+
+use anyhow::bail;
+use cuvier_model::{
+    Batch, Chunk, Compute, Ctx, LogitRows, Matrix, Roof, SequenceState, TokenId, Transformer, measure_roof,
+};
+use cuvier_types::SequenceId;
+use serde_json::json;
+
+use crate::interrupt::Interrupt;
+use crate::options::{ComputeArgs, ModelArgs, show_size};
+use crate::session::open_model;
+
+/// Flags of `bench`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+    /// Prompt lengths
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "512")]
+    prefill: Vec<usize>,
+    /// Tokens to decode per run; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    decode: usize,
+    /// Tokens already in the state when decoding begins (random rows of true format)
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "0")]
+    context: Vec<usize>,
+    /// Sequences that decode together
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1")]
+    slots: Vec<usize>,
+    /// Tokens per chunk of a prefill
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    chunk: u32,
+    /// Repetitions
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeat: u32,
+    /// One JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+struct Bench<'a> {
+    model: &'a Transformer,
+    compute: &'a Compute,
+    args: &'a Args,
+    roof: Roof,
+    interrupt: Interrupt,
+}
+
+/// One line of the table.
+struct Row {
+    kind: &'static str,
+    tokens: usize,
+    context: usize,
+    slots: usize,
+    /// Tokens per second of each repetition, ascending.
+    speeds: Vec<f64>,
+    bytes_per_token: f64,
+    /// Median share of the memory roof when decoding, of the arithmetic roof in prefill.
+    roof_share: f64,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let interrupt = Interrupt::listen()?;
+    let opened = open_model(args.model.model.as_deref())?;
+    let model = opened.transformer()?;
+    let compute = args.compute.compute()?;
+    let context_max = model.config().max_position_embeddings;
+    let longest = args.prefill.iter().chain(&args.context).max().copied().unwrap_or(0) + args.decode;
+    if longest > context_max {
+        bail!("{longest} tokens exceed the model's context of {context_max}");
+    }
+    if args.slots.contains(&0) || args.prefill.contains(&0) {
+        bail!("--slots and --prefill take numbers above 0");
+    }
+    eprintln!("measuring the roof of {} threads on {}", compute.threads(), compute.isa().name());
+    let roof = measure_roof(&compute);
+    let bench = Bench { model: &model, compute: &compute, args, roof, interrupt };
+    let mut rows = Vec::new();
+    for &tokens in &args.prefill {
+        rows.push(bench.prefill(tokens)?);
+    }
+    if args.decode > 0 {
+        for &context in &args.context {
+            for &slots in &args.slots {
+                rows.push(bench.decode(context, slots)?);
+            }
+        }
+    }
+    if args.json { print_json(&opened.name, &bench, &rows) } else { print_table(&bench, &rows) }
+}
+
+impl Bench<'_> {
+    fn prefill(&self, tokens: usize) -> anyhow::Result<Row> {
+        let ids = self.ids(tokens, 1);
+        let speeds = self.repeat(|| {
+            let mut state = self.model.new_state(self.args.compute.kv.into());
+            let start = Instant::now();
+            let chunks = ids.chunks(self.args.chunk as usize);
+            for (index, chunk) in chunks.enumerate() {
+                let is_last = (index + 1) * self.args.chunk as usize >= ids.len();
+                let logits = if is_last { LogitRows::Last } else { LogitRows::None };
+                self.step(&mut [&mut state], chunk, logits)?;
+            }
+            Ok(tokens as f64 / start.elapsed().as_secs_f64())
+        })?;
+        let flops_per_token =
+            cuvier_weights::accounting::flops_per_token(self.model.config(), tokens as u64 / 2).raw();
+        let roof_share = median(&speeds) * flops_per_token / self.roof.flops_per_s;
+        Ok(Row { kind: "prefill", tokens, context: 0, slots: 1, speeds, bytes_per_token: 0.0, roof_share })
+    }
+
+    fn decode(&self, context: usize, slots: usize) -> anyhow::Result<Row> {
+        let filled = self.model.filled_state(self.args.compute.kv.into(), context, self.compute);
+        let kv_bytes = filled.decode_bytes(self.model.config().index_topk);
+        let ids = self.ids(slots * self.args.decode, 2);
+        let speeds = self.repeat(|| {
+            let mut states: Vec<_> = (0..slots).map(|_| filled.clone()).collect();
+            let start = Instant::now();
+            for tokens in ids.chunks(slots) {
+                let mut states: Vec<_> = states.iter_mut().collect();
+                self.step(&mut states, tokens, LogitRows::Last)?;
+            }
+            Ok(ids.len() as f64 / start.elapsed().as_secs_f64())
+        })?;
+        let bytes_per_token = self.model.decode_weight_bytes(slots) / slots as f64 + kv_bytes as f64;
+        let roof_share = median(&speeds) * bytes_per_token / self.roof.memory_bytes_per_s;
+        Ok(Row {
+            kind: "decode",
+            tokens: self.args.decode,
+            context,
+            slots,
+            speeds,
+            bytes_per_token,
+            roof_share,
+        })
+    }
+
+    /// One token per state, or all tokens for the only state.
+    fn step(
+        &self,
+        states: &mut [&mut SequenceState],
+        tokens: &[TokenId],
+        logits: LogitRows,
+    ) -> anyhow::Result<()> {
+        if self.interrupt.is_set() {
+            bail!("interrupted");
+        }
+        let per_state = tokens.len() / states.len();
+        let chunks = tokens.chunks(per_state).enumerate().map(|(index, tokens)| Chunk {
+            sequence: SequenceId(index as u64),
+            tokens: tokens.to_vec(),
+            logits,
+        });
+        let batch = Batch { chunks: chunks.collect() };
+        let output = self.model.forward(&batch, states, &mut Ctx::new(self.compute))?;
+        check_finite(&output.logits)
+    }
+
+    fn repeat(&self, mut run: impl FnMut() -> anyhow::Result<f64>) -> anyhow::Result<Vec<f64>> {
+        run()?; // the first maps pages and fills caches
+        let mut speeds = (0..self.args.repeat).map(|_| run()).collect::<Result<Vec<_>, _>>()?;
+        speeds.sort_by(f64::total_cmp);
+        Ok(speeds)
+    }
+
+    /// Token ids spread over the vocabulary.
+    fn ids(&self, count: usize, seed: u64) -> Vec<TokenId> {
+        let vocab_size = self.model.config().vocab_size as u64;
+        let mix = |i: u64| (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15 ^ seed) >> 20;
+        (0..count as u64).map(|i| TokenId((mix(i) % vocab_size) as u32)).collect()
+    }
+}
+
+fn check_finite(logits: &Matrix) -> anyhow::Result<()> {
+    match logits.data().iter().find(|value| !value.is_finite()) {
+        Some(value) => bail!("a logit is {value}: the model or the machine is broken"),
+        None => Ok(()),
+    }
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    sorted[sorted.len() / 2]
+}
+
+fn print_table(bench: &Bench<'_>, rows: &[Row]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let Roof { memory_bytes_per_s, flops_per_s } = bench.roof;
+    let (memory, flops) = (memory_bytes_per_s / 1e9, flops_per_s / 1e9);
+    let (isa, threads) = (bench.compute.isa().name(), bench.compute.threads());
+    writeln!(out, "{isa}, {threads} threads: memory {memory:.1} GB/s, f32 {flops:.0} GFLOP/s")?;
+    writeln!(out, "kind     tokens  context  slots  tokens/s     (min - max)      of roof")?;
+    for row in rows {
+        let speed = median(&row.speeds);
+        let (min, max) = (row.speeds[0], row.speeds[row.speeds.len() - 1]);
+        let share = 100.0 * row.roof_share;
+        let Row { kind, tokens, context, slots, .. } = row;
+        writeln!(
+            out,
+            "{kind:8} {tokens:6} {context:8} {slots:6}  {speed:8.1}  ({min:.1} - {max:.1})  {share:6.1} %"
+        )?;
+    }
+    writeln!(out, "peak memory {}", show_size(peak_memory_bytes()))?;
+    Ok(())
+}
+
+fn print_json(model: &str, bench: &Bench<'_>, rows: &[Row]) -> anyhow::Result<()> {
+    let runs: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            json!({
+                "kind": row.kind,
+                "tokens": row.tokens,
+                "context": row.context,
+                "slots": row.slots,
+                "tokens_per_s": median(&row.speeds),
+                "tokens_per_s_min": row.speeds[0],
+                "tokens_per_s_max": row.speeds[row.speeds.len() - 1],
+                "bytes_per_token": row.bytes_per_token,
+                "roof_share": row.roof_share,
+            })
+        })
+        .collect();
+    let machine = json!({
+        "cpu": cpu_name(),
+        "isa": bench.compute.isa().name(),
+        "threads": bench.compute.threads(),
+        "memory_gbps": bench.roof.memory_bytes_per_s / 1e9,
+        "gflops": bench.roof.flops_per_s / 1e9,
+    });
+    let peak = peak_memory_bytes();
+    let document = json!({ "model": model, "machine": machine, "runs": runs, "peak_memory_bytes": peak });
+    writeln!(std::io::stdout().lock(), "{document}")?;
+    Ok(())
+}
+
+/// The most memory this process has held, mapped files included; 0 where the system does not tell.
+fn peak_memory_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}
+
+fn cpu_name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = info.lines().find_map(|line| line.strip_prefix("model name"));
+    line.map_or(std::env::consts::ARCH, |line| line.trim_start_matches([' ', '\t', ':'])).to_owned()
+}

@@ -1,0 +1,130 @@
+//! `cuvier logits`: what the model says of given token ids, and what it computed on the way.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use cuvier_model::{Batch, Chunk, Compute, Ctx, LogitRows, PROBE_NAMES, Probe, TokenId, Transformer};
+use cuvier_types::SequenceId;
+use cuvier_weights::write_f32_tensors;
+
+use crate::options::{ComputeArgs, ModelArgs};
+use crate::progress;
+use crate::session::open_model;
+use crate::tokenize::parse_ids;
+
+/// Flags of `logits`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+    /// A JSON array of token ids
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["probe_list"])]
+    ids: Option<PathBuf>,
+    /// Where to write: a safetensors file with `logits`, f32 [tokens, vocab]
+    #[arg(short, value_name = "OUT", required_unless_present_any = ["probe_list"])]
+    out: Option<PathBuf>,
+    /// Tokens per chunk of the prefill
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    chunk: u32,
+    /// Compute the last K tokens one by one
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    decode: usize,
+    /// Also write these intermediate tensors; `list` names them
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    probe: Vec<String>,
+    /// Set from `--probe list`
+    #[arg(long, hide = true)]
+    probe_list: bool,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let model = open_model(args.model.model.as_deref())?.transformer()?;
+    if args.probe_list || args.probe.iter().any(|name| name == "list") {
+        return list(&model);
+    }
+    let (Some(file), Some(out)) = (&args.ids, &args.out) else { bail!("--ids FILE and -o OUT are needed") };
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let ids = parse_ids(&text).with_context(|| file.display().to_string())?;
+    if ids.is_empty() {
+        bail!("{}: no token ids", file.display());
+    }
+    check_probes(&model, &args.probe)?;
+    let compute = args.compute.compute()?;
+    let mut recorder = Recorder { wanted: args.probe.clone(), tensors: BTreeMap::new() };
+    let logits = compute_logits(&model, &compute, args, &ids, &mut recorder)?;
+    let mut tensors = vec![("logits".to_owned(), vec![ids.len(), model.config().vocab_size], logits)];
+    for (name, (rows, data)) in recorder.tensors {
+        let cols = data.len().checked_div(rows).unwrap_or(0);
+        tensors.push((name, vec![rows, cols], data));
+    }
+    write_f32_tensors(out, &tensors)?;
+    Ok(())
+}
+
+fn compute_logits(
+    model: &Transformer,
+    compute: &Compute,
+    args: &Args,
+    ids: &[TokenId],
+    recorder: &mut Recorder,
+) -> anyhow::Result<Vec<f32>> {
+    let (prefill, decode) = ids.split_at(ids.len() - args.decode.min(ids.len()));
+    let mut state = model.new_state(args.compute.kv.into());
+    let bar = progress::count(ids.len() as u64, "tokens");
+    let mut logits = Vec::with_capacity(ids.len() * model.config().vocab_size);
+    for tokens in prefill.chunks(args.chunk as usize).chain(decode.chunks(1)) {
+        let chunk = Chunk { sequence: SequenceId(0), tokens: tokens.to_vec(), logits: LogitRows::All };
+        let mut ctx = Ctx::with_probe(compute, recorder);
+        let output = model.forward(&Batch { chunks: vec![chunk] }, &mut [&mut state], &mut ctx)?;
+        logits.extend_from_slice(output.logits.data());
+        bar.inc(tokens.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(logits)
+}
+
+/// Keeps the wanted tensors of all chunks, one below the other.
+struct Recorder {
+    wanted: Vec<String>,
+    tensors: BTreeMap<String, (usize, Vec<f32>)>,
+}
+
+impl Probe for Recorder {
+    fn wants(&self, name: &str) -> bool {
+        self.wanted.iter().any(|wanted| wanted == name)
+    }
+
+    fn record(&mut self, name: &str, rows: usize, data: &[f32]) {
+        let (all, tensor) = self.tensors.entry(name.to_owned()).or_default();
+        *all += rows;
+        tensor.extend_from_slice(data);
+    }
+}
+
+fn list(model: &Transformer) -> anyhow::Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    for name in names(model) {
+        writeln!(out, "{name}")?;
+    }
+    Ok(())
+}
+
+fn check_probes(model: &Transformer, wanted: &[String]) -> anyhow::Result<()> {
+    let names = names(model);
+    match wanted.iter().find(|name| !names.contains(name)) {
+        Some(name) => bail!("no tensor is called `{name}`; `--probe list` names them"),
+        None => Ok(()),
+    }
+}
+
+fn names(model: &Transformer) -> Vec<String> {
+    let layers = 0..model.config().num_hidden_layers;
+    let in_layers =
+        layers.flat_map(|layer| PROBE_NAMES.iter().map(move |name| format!("layers.{layer}.{name}")));
+    ["embed", "norm"].into_iter().map(str::to_owned).chain(in_layers).collect()
+}
