@@ -13,6 +13,7 @@
 //!   that is not a number.
 //! * `unsafe` is in `mapping.rs` only.
 
+pub mod accounting;
 mod checkpoint;
 mod config;
 mod error;
@@ -23,6 +24,8 @@ mod names;
 mod safetensors;
 mod save;
 pub mod synth;
+#[cfg(test)]
+mod test_shapes;
 mod unique_map;
 mod verify;
 

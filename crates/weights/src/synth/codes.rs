@@ -46,7 +46,7 @@ impl Source<'_> {
             (Dtype::F32, Some(weight)) => self.f32_scales(weight, first, out),
             (Dtype::F8E8M0, weight) => self.e8m0_scales(weight.unwrap_or(Dtype::F8E4M3), first, out),
             (Dtype::F8E4M3, _) => {
-                self.codes(first, out, |z| z.to_le_bytes().map(|b| E4M3_CODES[usize::from(b)]))
+                self.codes(first, out, |z| z.to_le_bytes().map(|b| E4M3_CODES[usize::from(b)]));
             }
             (Dtype::I8, _) => self.codes(first, out, |z| {
                 // Two E2M1 codes per byte from two bytes of the draw.
