@@ -60,7 +60,7 @@ impl ScoreUnit<'_> {
             }
             for ((token, queries), best) in unit.tokens.clone().zip(&queries).zip(&mut best) {
                 let visible = tokens[token].visible;
-                if visible <= start || visible <= k {
+                if visible <= start {
                     continue;
                 }
                 for (strip, scores) in keys.chunks_exact(codec.dim).take(strips).zip(&mut scores) {

@@ -221,6 +221,20 @@ fn scores_that_are_no_numbers_lose_and_zeros_of_both_signs_tie() {
 }
 
 #[test]
+fn the_best_pairs_do_not_depend_on_the_order_or_pieces_in_which_they_come() {
+    let scores = [2.0, -0.0, f32::NAN, 0.0, -1.0, 2.0, f32::NEG_INFINITY];
+    for (k, want) in [vec![0], vec![0, 5], vec![0, 1, 5], vec![0, 1, 3, 5]].into_iter().enumerate() {
+        let mut whole = TopK::new(k + 1);
+        whole.offer(0, &scores);
+        let (mut late, mut early) = (TopK::new(k + 1), TopK::new(k + 1));
+        late.offer(3, &scores[3..]);
+        early.offer(0, &scores[..3]);
+        late.absorb(&early);
+        assert_eq!((whole.entries(), late.entries()), (want.clone(), want));
+    }
+}
+
+#[test]
 fn rows_outside_all_segments_select_nothing() {
     let case = Case::new(KvFormat::Fp8, 1, 32, 40..44, 4, false);
     let segment = IndexSegment { tokens: 1..2, first_position: 41, keys: &case.keys };
