@@ -23,8 +23,8 @@ mod tokenizer;
 
 pub use control::{Control, ControlIds, Task};
 pub use conversation::{
-    Arguments, Content, Conversation, ConversationError, Generation, Message, Part, PromptOptions, Role,
-    Thinking, Tool, ToolCall, UnknownEffort, UnknownGeneration, encode_conversation,
+    Arguments, Content, Conversation, ConversationError, Generation, Message, Part, Place, PromptOptions,
+    Role, Thinking, Tool, ToolCall, UnknownEffort, UnknownGeneration, encode_conversation,
 };
 pub use parser::{
     ChatEvent, ChatParser, Completion, DsmlInReasoning, Ending, ParsedCall, ParserOptions, ToolSchemas,

@@ -117,6 +117,14 @@ pub enum TokenizerError {
         /// The token's text.
         token: &'static str,
     },
+    /// A control token that plain text could become.
+    #[error(
+        "tokenizer.json: the merges make `{token}` out of plain text, so a user could write a control token"
+    )]
+    Reachable {
+        /// The token's text.
+        token: &'static str,
+    },
     /// The library refused a part.
     #[error("tokenizer.json: {message}")]
     Library {
@@ -183,6 +191,9 @@ impl Tokenizer {
     }
 
     /// The tokens of plain text. Never a control token, even where the text spells one.
+    ///
+    /// In a text with a run of more than about a million white-space characters the regular expressions give up
+    /// splitting at that run. Nothing is lost, but the ids from there on are not the official ones.
     #[must_use]
     pub fn encode_text(&self, text: &str) -> Vec<TokenId> {
         self.encode(&self.data, text)
@@ -233,6 +244,12 @@ impl Tokenizer {
             // per token is still this text.
             Err(_) => text.bytes().map(|byte| self.bytes.byte(byte)).collect(),
         }
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
     }
 }
 

@@ -7,6 +7,9 @@ use super::{ChatEvent, Ending};
 use crate::control::Control;
 use crate::python_json::escape_into;
 
+/// A forgotten closing tag leaves a few others behind. More of them than this are text.
+const TAIL_BYTES_MAX: usize = 256;
+
 /// Parameters within parameters beyond this depth are text.
 const NESTED_MAX: usize = 32;
 
@@ -144,6 +147,7 @@ impl Calls {
             Some(Tag::InvokeClose) => self.end_call(events),
             Some(Tag::CallsClose) => {
                 self.end_call(events);
+                self.raw.truncate(self.raw.len().saturating_sub(self.pending.len()));
                 self.is_closed = true;
             }
             Some(Tag::ParameterOpen { key, is_string }) => {
@@ -317,17 +321,15 @@ impl OpenCall {
 /// of it follows: at the end of a text they are what remains of a forgotten closing tag.
 fn value_end(text: &str, marking: Marking) -> (usize, Option<usize>) {
     let mut from = 0;
-    let mut tail = None;
+    let mut tail: Option<usize> = None;
     while let Some(at) = text[from..].find('<').map(|at| from + at) {
-        if !text[from..at].trim_ascii().is_empty() {
-            tail = None;
-        }
+        tail = tail.filter(|tail| at - tail <= TAIL_BYTES_MAX && text[from..at].trim_ascii().is_empty());
         match closing_tag(&text[at..], marking) {
             // What looked like a tail was followed by the real end.
             Scan::Whole(Tag::ParameterClose, len) => return (at, Some(len)),
             Scan::Whole(_, len) => {
-                tail.get_or_insert(at);
                 from = at + len;
+                tail = tail.or(Some(at)).filter(|tail| from - tail <= TAIL_BYTES_MAX);
             }
             Scan::Partial => return (tail.unwrap_or(at), None),
             Scan::No if may_be_end_of_turn(&text[at..]) => return (tail.unwrap_or(at), None),
@@ -337,8 +339,6 @@ fn value_end(text: &str, marking: Marking) -> (usize, Option<usize>) {
             }
         }
     }
-    if !text[from..].trim_ascii().is_empty() {
-        tail = None;
-    }
+    tail = tail.filter(|tail| text.len() - tail <= TAIL_BYTES_MAX && text[from..].trim_ascii().is_empty());
     (tail.unwrap_or(text.len()), None)
 }

@@ -11,6 +11,7 @@ use tokenizers::models::bpe::{BPE, Vocab};
 
 use super::bytes::char_of_byte;
 use super::{TokenizerError, library};
+use crate::control::Control;
 
 /// No vocabulary comes near; a table indexed by id must not be a way to ask for any amount of memory.
 const ID_MAX: u32 = (1 << 22) - 1;
@@ -78,6 +79,7 @@ impl TokenizerFile {
         check_decoder(&raw.decoder)?;
         check_model(&raw.model)?;
         check_ids(&raw)?;
+        check_control_is_out_of_reach(&raw.model)?;
         let pre_tokenizer = PreTokenizerWrapper::deserialize(raw.pre_tokenizer)
             .map_err(|source| TokenizerError::Json { source })?;
         let entries = raw.model.vocab.iter().map(|(token, &id)| (token.clone(), id)).collect();
@@ -166,6 +168,25 @@ fn check_ids(raw: &RawFile) -> Result<(), TokenizerError> {
         }
     }
     Ok(())
+}
+
+/// Text becomes a token of several characters by merging, or as a whole word where merges may be skipped. Neither may
+/// lead to a control token, or a user could write one.
+fn check_control_is_out_of_reach(model: &RawModel) -> Result<(), TokenizerError> {
+    let mut whole = String::new();
+    for Merge(left, right) in &model.merges {
+        whole.clear();
+        whole.push_str(left);
+        whole.push_str(right);
+        if let Some(control) = Control::ALL.into_iter().find(|control| control.text() == whole) {
+            return Err(TokenizerError::Reachable { token: control.text() });
+        }
+    }
+    let is_word = |control: &Control| model.vocab.contains_key(control.text()) && control.text().is_ascii();
+    match Control::ALL.into_iter().find(is_word) {
+        Some(control) if model.ignore_merges => Err(TokenizerError::Reachable { token: control.text() }),
+        _ => Ok(()),
+    }
 }
 
 fn unsupported(part: &'static str, want: &'static str, got: &Value) -> TokenizerError {

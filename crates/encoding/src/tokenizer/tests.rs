@@ -104,10 +104,7 @@ fn changed(change: impl FnOnce(&mut Value)) -> Result<Tokenizer, TokenizerError>
 }
 
 fn refusal(change: impl FnOnce(&mut Value)) -> String {
-    match changed(change) {
-        Ok(_) => "accepted".to_owned(),
-        Err(error) => error.to_string(),
-    }
+    changed(change).map_or_else(|error| error.to_string(), |_| "accepted".to_owned())
 }
 
 #[test]
@@ -158,6 +155,21 @@ fn a_vocabulary_without_some_byte_is_refused() {
 }
 
 #[test]
+fn a_vocabulary_whose_merges_spell_a_control_token_is_refused() {
+    let got = refusal(|file| {
+        let merges = file["model"]["merges"].as_array_mut().unwrap();
+        merges.extend([json!(["<", "think>"])]);
+        let added = file["added_tokens"].as_array_mut().unwrap();
+        let token = added.iter().position(|token| token["content"] == "<think>").unwrap();
+        let id = added[token]["id"].clone();
+        let vocab = file["model"]["vocab"].as_object_mut().unwrap();
+        vocab.insert("<think>".to_owned(), id);
+        vocab.insert("think>".to_owned(), json!(100_000));
+    });
+    assert!(got.contains("make `<think>` out of plain text"), "{got}");
+}
+
+#[test]
 fn each_of_the_seven_tokens_of_every_conversation_is_required() {
     for control in &Control::ALL[..7] {
         let got = refusal(|file| {
@@ -187,7 +199,7 @@ fn bytes_that_are_no_tokenizer_are_refused() {
     ] {
         assert!(Tokenizer::from_bytes(bytes).is_err(), "{bytes:?}");
     }
-    let error = Tokenizer::from_file(std::path::Path::new("no/such/tokenizer.json")).err().unwrap();
+    let error = Tokenizer::from_file(std::path::Path::new("no/such/tokenizer.json")).unwrap_err();
     assert!(error.to_string().starts_with("no/such/tokenizer.json: "), "{error}");
 }
 
@@ -221,6 +233,28 @@ fn text() -> impl Strategy<Value = String> {
             .prop_map(str::to_owned),
     ];
     prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn a_file_with_anything_changed_is_loaded_whole_or_refused(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), prop_oneof![any::<u8>(), Just(b'"'), Just(b'0')], 0..20usize), 1..4)
+    ) {
+        let mut file = crate::synthetic_tokenizer_json(280).unwrap().into_bytes();
+        for (at, byte, n_removed) in changes {
+            let at = at.index(file.len());
+            let end = (at + n_removed).min(file.len());
+            file.splice(at..end, [byte]);
+        }
+        if let Ok(tokenizer) = Tokenizer::from_bytes(&file) {
+            let text = "Ünchanged <think> 123\n\n世界";
+            let ids = tokenizer.encode_text(text);
+            prop_assert!(ids.iter().all(|&id| tokenizer.control().control(id).is_none()));
+            prop_assert_eq!(tokenizer.decode(&ids), text);
+        }
+    }
 }
 
 proptest! {
