@@ -264,6 +264,16 @@ fn huge_scores_do_not_overflow() {
 }
 
 #[test]
+fn scores_far_below_zero_still_share_the_whole() {
+    // Had anything else a score of 0, the only key's weight would vanish beside it.
+    let mut case = Case::new(codec(KvFormat::F32, 16, 8), 1, 1, Past::Nothing);
+    let key = case.keys(0).remove(0);
+    case.q = Matrix::from_vec(key.iter().map(|x| -1e4 * x).collect(), 16);
+    case.attn_sink = vec![-1e6];
+    assert_eq!(everywhere(|c| case.run(c, 0..1)), key);
+}
+
+#[test]
 fn numbers_that_are_none_do_not_panic() {
     for bad in [f32::NAN, f32::INFINITY] {
         let mut case = Case::new(codec(KvFormat::Fp8, 24, 8), 2, 30, Past::Selected);
