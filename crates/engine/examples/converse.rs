@@ -1,0 +1,54 @@
+//! Load a model folder, stream an answer, fork the conversation, save it.
+//!
+//! `cargo run --release -p cuvier-engine --example converse -- [MODEL_FOLDER]`; without one, the toy in
+//! `models/calf`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cuvier_encoding::{TextStream, Tokenizer};
+use cuvier_engine::{Conversation, Engine, EngineConfig, Request, TransformerModel};
+use cuvier_model::{Compute, Isa, KvFormat, Transformer};
+use cuvier_types::Event;
+use cuvier_weights::Checkpoint;
+
+fn main() -> anyhow::Result<()> {
+    let calf = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/calf");
+    let folder = std::env::args_os().nth(1).map_or_else(|| PathBuf::from(calf), PathBuf::from);
+    let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"))?;
+    let transformer = Transformer::load(&Checkpoint::open(&folder)?)?;
+    let compute = Compute::new(Isa::best(), std::thread::available_parallelism()?)?;
+    let model = TransformerModel::new(Arc::new(transformer), compute, KvFormat::Fp8);
+
+    let engine = Engine::start(model, EngineConfig::default())?;
+    let conversation = engine.open()?;
+    say(&conversation, &tokenizer, "The whale dives")?;
+    let fork = conversation.fork()?;
+    say(&conversation, &tokenizer, " deeper")?;
+    say(&fork, &tokenizer, " and returns")?;
+    let saved = fork.save()?;
+    let restored = engine.restore(saved.clone())?;
+    assert_eq!(restored.tokens()?, fork.tokens()?);
+    println!("saved {} tokens in {} bytes", fork.tokens()?.len(), saved.len());
+    Ok(())
+}
+
+fn say(conversation: &Conversation, tokenizer: &Tokenizer, text: &str) -> anyhow::Result<()> {
+    print!("{text}|");
+    let prompt = tokenizer.encode_text(text);
+    let mut answer = TextStream::new();
+    for event in conversation.send(Request { max_tokens: Some(24), ..Request::new(prompt) })? {
+        match event {
+            Event::Token { token, .. } => {
+                let bytes = tokenizer.token_bytes(token).unwrap_or_default();
+                print!("{}", answer.push(bytes));
+                std::io::stdout().flush()?;
+            }
+            Event::Failed { message } => anyhow::bail!(message),
+            Event::Prefill { .. } | Event::Finished { .. } => {}
+        }
+    }
+    println!("{}", answer.finish());
+    Ok(())
+}
