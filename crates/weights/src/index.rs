@@ -18,7 +18,7 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 const SHARDS_MAX: usize = 4096;
 
 /// The parsed `model.safetensors.index.json`.
-pub(crate) struct Index {
+pub struct Index {
     /// Tensor name as stored, to file name.
     pub(crate) weight_map: HashMap<String, String>,
 }
@@ -29,8 +29,11 @@ struct RawIndex {
 }
 
 impl Index {
-    /// Parses an index whose files are plain names within the checkpoint's folder.
-    pub(crate) fn parse(json: &str, file: &str) -> Result<Self, WeightsError> {
+    /// Parses an index. `file` is what errors call it.
+    ///
+    /// # Errors
+    /// If it is not one, or names a file that is not a plain name within the checkpoint's folder.
+    pub fn parse(json: &str, file: &str) -> Result<Self, WeightsError> {
         let raw: RawIndex = serde_json::from_str(json)
             .map_err(|source| WeightsError::Json { file: file.to_owned(), source })?;
         for (tensor, shard) in &raw.weight_map.0 {
@@ -51,7 +54,7 @@ impl Index {
     }
 
     /// The files, sorted.
-    pub(crate) fn shards(&self) -> BTreeSet<&str> {
+    pub fn shards(&self) -> BTreeSet<&str> {
         self.weight_map.values().map(String::as_str).collect()
     }
 }

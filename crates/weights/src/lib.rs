@@ -34,6 +34,7 @@ pub use config::{
     DsparkConfig, ExpertDtype, LayerKind, ModelConfig, QuantizationConfig, RopeScaling, ScoringFunc,
 };
 pub use error::WeightsError;
+pub use index::Index;
 pub use inventory::{Family, Inventory, Part, Precision, StoredTensor, TensorSpec, inventory};
 pub use safetensors::{Header, HeaderEntry};
 pub use save::write_f32_tensors;

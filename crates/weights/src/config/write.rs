@@ -5,12 +5,31 @@ use serde_json::{Map, Value, json};
 use super::{ExpertDtype, ModelConfig};
 
 pub(super) fn to_json(c: &ModelConfig) -> String {
-    let mut out = Map::new();
-    let mut put = |key: &str, value: Value| {
-        out.insert(key.to_owned(), value);
-    };
-    put("architectures", json!(["DeepseekV4ForCausalLM"]));
-    put("model_type", json!("deepseek_v4"));
+    let mut out = Object(Map::new());
+    out.put("architectures", json!(["DeepseekV4ForCausalLM"]));
+    out.put("model_type", json!("deepseek_v4"));
+    counts(c, &mut out);
+    numbers(c, &mut out);
+    formats(c, &mut out);
+    constants(&mut out);
+    out.put("tie_word_embeddings", json!(c.tie_word_embeddings));
+    out.put("bos_token_id", json!(c.bos_token_id.0));
+    out.put("eos_token_id", json!(c.eos_token_id.0));
+    dspark(c, &mut out);
+    let mut text = format!("{:#}", Value::Object(out.0));
+    text.push('\n');
+    text
+}
+
+struct Object(Map<String, Value>);
+
+impl Object {
+    fn put(&mut self, key: &str, value: Value) {
+        self.0.insert(key.to_owned(), value);
+    }
+}
+
+fn counts(c: &ModelConfig, out: &mut Object) {
     for (key, value) in [
         ("vocab_size", c.vocab_size),
         ("hidden_size", c.hidden_size),
@@ -36,66 +55,68 @@ pub(super) fn to_json(c: &ModelConfig) -> String {
         ("hc_sinkhorn_iters", c.hc_sinkhorn_iters),
         ("num_nextn_predict_layers", c.num_nextn_predict_layers),
     ] {
-        put(key, json!(value));
+        out.put(key, json!(value));
     }
-    put("compress_ratios", ratios(c));
-    put("rope_theta", number(c.rope_theta));
-    put("compress_rope_theta", number(c.compress_rope_theta));
+    out.put("compress_ratios", ratios(c));
+}
+
+fn numbers(c: &ModelConfig, out: &mut Object) {
+    out.put("rope_theta", number(c.rope_theta));
+    out.put("compress_rope_theta", number(c.compress_rope_theta));
     if let Some(yarn) = c.rope_scaling {
-        put(
-            "rope_scaling",
-            json!({
-                "type": "yarn",
-                "factor": number(yarn.factor),
-                "original_max_position_embeddings": yarn.original_max_position_embeddings,
-                "beta_fast": number(yarn.beta_fast),
-                "beta_slow": number(yarn.beta_slow),
-            }),
-        );
+        let yarn = json!({
+            "type": "yarn",
+            "factor": number(yarn.factor),
+            "original_max_position_embeddings": yarn.original_max_position_embeddings,
+            "beta_fast": number(yarn.beta_fast),
+            "beta_slow": number(yarn.beta_slow),
+        });
+        out.put("rope_scaling", yarn);
     }
-    put("scoring_func", json!("sqrtsoftplus"));
-    put("topk_method", json!("noaux_tc"));
-    put("norm_topk_prob", json!(true));
-    put("routed_scaling_factor", single(c.routed_scaling_factor));
-    put("swiglu_limit", single(c.swiglu_limit));
-    put("hc_eps", single(c.hc_eps));
-    put("rms_norm_eps", single(c.rms_norm_eps));
+    out.put("routed_scaling_factor", single(c.routed_scaling_factor));
+    out.put("swiglu_limit", single(c.swiglu_limit));
+    out.put("hc_eps", single(c.hc_eps));
+    out.put("rms_norm_eps", single(c.rms_norm_eps));
+}
+
+fn formats(c: &ModelConfig, out: &mut Object) {
     if let Some(dtype) = c.expert_dtype {
-        put("expert_dtype", json!(expert_dtype_name(dtype)));
+        out.put("expert_dtype", json!(expert_dtype_name(dtype)));
     }
     if let Some(quantised) = c.quantization_config {
-        put(
-            "quantization_config",
-            json!({
-                "quant_method": "fp8",
-                "fmt": "e4m3",
-                "activation_scheme": "dynamic",
-                "weight_block_size": quantised.weight_block_size,
-                "scale_fmt": "ue8m0",
-            }),
-        );
+        let quantised = json!({
+            "quant_method": "fp8",
+            "fmt": "e4m3",
+            "activation_scheme": "dynamic",
+            "weight_block_size": quantised.weight_block_size,
+            "scale_fmt": "ue8m0",
+        });
+        out.put("quantization_config", quantised);
     }
-    put("hidden_act", json!("silu"));
-    put("attention_bias", json!(false));
-    put("attention_dropout", json!(0.0));
-    put("initializer_range", json!(0.02));
-    put("tie_word_embeddings", json!(c.tie_word_embeddings));
-    put("torch_dtype", json!("bfloat16"));
-    put("bos_token_id", json!(c.bos_token_id.0));
-    put("eos_token_id", json!(c.eos_token_id.0));
-    put("use_cache", json!(true));
-    if let Some(dspark) = &c.dspark {
-        put("dspark_block_size", json!(dspark.dspark_block_size));
-        put("dspark_markov_rank", json!(dspark.dspark_markov_rank));
-        let targets: Vec<u16> = dspark.dspark_target_layer_ids.iter().map(|layer| layer.0).collect();
-        put("dspark_target_layer_ids", json!(targets));
-        if let Some(token) = dspark.dspark_noise_token_id {
-            put("dspark_noise_token_id", json!(token.0));
-        }
+    out.put("torch_dtype", json!("bfloat16"));
+}
+
+/// What is the same in every release, for readers that ask.
+fn constants(out: &mut Object) {
+    out.put("scoring_func", json!("sqrtsoftplus"));
+    out.put("topk_method", json!("noaux_tc"));
+    out.put("norm_topk_prob", json!(true));
+    out.put("hidden_act", json!("silu"));
+    out.put("attention_bias", json!(false));
+    out.put("attention_dropout", json!(0.0));
+    out.put("initializer_range", json!(0.02));
+    out.put("use_cache", json!(true));
+}
+
+fn dspark(c: &ModelConfig, out: &mut Object) {
+    let Some(dspark) = &c.dspark else { return };
+    out.put("dspark_block_size", json!(dspark.dspark_block_size));
+    out.put("dspark_markov_rank", json!(dspark.dspark_markov_rank));
+    let targets: Vec<u16> = dspark.dspark_target_layer_ids.iter().map(|layer| layer.0).collect();
+    out.put("dspark_target_layer_ids", json!(targets));
+    if let Some(token) = dspark.dspark_noise_token_id {
+        out.put("dspark_noise_token_id", json!(token.0));
     }
-    let mut text = format!("{:#}", Value::Object(out));
-    text.push('\n');
-    text
 }
 
 /// One entry per layer, and a 0 for every MTP block.
