@@ -23,10 +23,10 @@ fn main() -> anyhow::Result<()> {
 
     let engine = Engine::start(model, EngineConfig::default())?;
     let conversation = engine.open()?;
-    say(&conversation, &tokenizer, "The whale dives")?;
+    say(&conversation, &tokenizer, "Remember the number 27.")?;
     let fork = conversation.fork()?;
-    say(&conversation, &tokenizer, " deeper")?;
-    say(&fork, &tokenizer, " and returns")?;
+    say(&conversation, &tokenizer, "Which number was it?")?;
+    say(&fork, &tokenizer, "What is 3 + 4?")?;
     let saved = fork.save()?;
     let restored = engine.restore(saved.clone())?;
     assert_eq!(restored.tokens()?, fork.tokens()?);
@@ -35,18 +35,22 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn say(conversation: &Conversation, tokenizer: &Tokenizer, text: &str) -> anyhow::Result<()> {
-    print!("{text}|");
-    let prompt = tokenizer.encode_text(text);
+    let control = tokenizer.control();
+    let opening = if conversation.tokens()?.is_empty() { vec![control.bos] } else { vec![] };
+    let turn = [control.user].into_iter().chain(tokenizer.encode_text(text));
+    let prompt = opening.into_iter().chain(turn).chain([control.assistant, control.think_end]).collect();
+    let request = Request { max_tokens: Some(32), stop_tokens: vec![control.eos], ..Request::new(prompt) };
+
+    println!("> {text}");
     let mut answer = TextStream::new();
-    for event in conversation.send(Request { max_tokens: Some(24), ..Request::new(prompt) })? {
+    for event in conversation.send(request)? {
         match event {
-            Event::Token { token, .. } => {
-                let bytes = tokenizer.token_bytes(token).unwrap_or_default();
-                print!("{}", answer.push(bytes));
+            Event::Token { token, .. } if token != control.eos => {
+                print!("{}", answer.push(tokenizer.token_bytes(token).unwrap_or_default()));
                 std::io::stdout().flush()?;
             }
             Event::Failed { message } => anyhow::bail!(message),
-            Event::Prefill { .. } | Event::Finished { .. } => {}
+            Event::Token { .. } | Event::Prefill { .. } | Event::Finished { .. } => {}
         }
     }
     println!("{}", answer.finish());

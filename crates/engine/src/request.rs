@@ -88,6 +88,8 @@ fn check_sampling(sampling: &SamplingParams) -> Result<(), RequestError> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use super::*;
 
     const BOUNDS: Bounds = Bounds { vocab_size: 10, context_max: 8 };

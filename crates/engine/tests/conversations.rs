@@ -1,5 +1,7 @@
 //! Conversations: however a history is reached, what follows it is the same.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod fake;
 
 use std::sync::atomic::Ordering;

@@ -1,6 +1,8 @@
 //! Law 1 through the engine, with the model itself: random or toy weights, the state's true formats. Prompts are
 //! longer than the window and many compression groups, and end at awkward places.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Requests through the engine: exactness, order of events, cancels, failures, shutdown.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod fake;
 
 use std::sync::atomic::Ordering;

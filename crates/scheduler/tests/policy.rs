@@ -1,5 +1,7 @@
 //! The scheduler's rules, one by one.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use cuvier_scheduler::{Decision, Departed, Limits, Outcome, Scheduler, Submission, SubmitError};
 use cuvier_types::{Batch, Event, FinishReason, LogitRows, SequenceId, TokenId};
 

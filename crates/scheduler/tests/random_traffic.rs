@@ -1,5 +1,7 @@
 //! The invariants under random arrivals, cancels, losses and failures.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 
 use cuvier_scheduler::{Decision, Departed, Limits, Outcome, Scheduler, Submission};
