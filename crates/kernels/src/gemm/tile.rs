@@ -33,12 +33,16 @@ pub(super) fn stored_tile<'a, S: Simd, W: Rows<'a>, const R: usize, const T: usi
     for t in 0..T {
         x_chunks[t] = &x[t].as_chunks().0[..whole];
     }
+    // The same columns of the rows that come next: rows are about as long as the pages at whose ends the hardware
+    // stops to read ahead by itself.
+    let ahead = R * whole * size_of::<W::Chunk>();
     let mut start = 0;
     while start < whole {
         let end = (start + W::BLOCK_CHUNKS).min(whole);
         let blocks = blocks::<S, W, R>(s, rows, start / W::BLOCK_CHUNKS);
         for i in start..end {
             for r in 0..R {
+                s.prefetch((&raw const chunks[r][i]).cast::<u8>().wrapping_add(ahead));
                 let w = W::decode(s, &chunks[r][i], blocks[r]);
                 for t in 0..T {
                     let (x, _) = x_chunks[t][i].as_chunks();

@@ -48,6 +48,15 @@ fn look_up(low: __m256, high: __m256, codes: __m256i) -> __m256 {
     _mm256_blendv_ps(from_low, from_high, is_high)
 }
 
+/// [`look_up`] of sixteen codes, one a byte.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn look_up_bytes(table: [__m256; 2], codes: __m128i) -> [__m256; 2] {
+    let low = _mm256_cvtepu8_epi32(codes);
+    let high = _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(codes));
+    [look_up(table[0], table[1], low), look_up(table[0], table[1], high)]
+}
+
 /// The low four bytes as eight dwords whose low four bits are their nibbles, low nibble first.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -132,7 +141,8 @@ impl Simd for Avx2 {
             // An f16 has one exponent bit more and a bias greater by 8: sign, exponent and mantissa move to its
             // bits 15, 10 to 13 and 7 to 9. Sign-extended, so that the shift leaves copies of the sign above.
             let bytes = _mm256_cvtepi8_epi16(_mm_loadu_si128(x.as_ptr().cast()));
-            let halves = _mm256_and_si256(_mm256_slli_epi16::<7>(bytes), _mm256_set1_epi16(0xBF80_u16 as i16));
+            let halves =
+                _mm256_and_si256(_mm256_slli_epi16::<7>(bytes), _mm256_set1_epi16(0xBF80_u16 as i16));
             [
                 _mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
                 _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves)),
@@ -164,11 +174,16 @@ impl Simd for Avx2 {
             // Bytes whose low four bits are the nibbles in order; the look-up looks at four bits only.
             let low = _mm_loadu_si128(x.as_ptr().cast());
             let high = _mm_srli_epi16::<4>(low);
-            [_mm_unpacklo_epi8(low, high), _mm_unpackhi_epi8(low, high)].map(|codes| {
-                [codes, _mm_srli_si128::<8>(codes)]
-                    .map(|eight| look_up(table[0], table[1], _mm256_cvtepu8_epi32(eight)))
-            })
+            [
+                look_up_bytes(table, _mm_unpacklo_epi8(low, high)),
+                look_up_bytes(table, _mm_unpackhi_epi8(low, high)),
+            ]
         })
+    }
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: a prefetch of any address is a hint.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
     }
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {

@@ -112,7 +112,8 @@ impl Simd for Avx512 {
             // An f16 has one exponent bit more and a bias greater by 8: sign, exponent and mantissa move to its
             // bits 15, 10 to 13 and 7 to 9. Sign-extended, so that the shift leaves copies of the sign above.
             let bytes = _mm256_cvtepi8_epi16(_mm_loadu_si128(x.as_ptr().cast()));
-            let halves = _mm256_and_si256(_mm256_slli_epi16::<7>(bytes), _mm256_set1_epi16(0xBF80_u16 as i16));
+            let halves =
+                _mm256_and_si256(_mm256_slli_epi16::<7>(bytes), _mm256_set1_epi16(0xBF80_u16 as i16));
             _mm512_cvtph_ps(halves)
         })
     }
@@ -140,9 +141,15 @@ impl Simd for Avx512 {
             // Bytes whose low four bits are the nibbles in order; the permutation looks at four bits only.
             let low = _mm_loadu_si128(x.as_ptr().cast());
             let high = _mm_srli_epi16::<4>(low);
-            [_mm_unpacklo_epi8(low, high), _mm_unpackhi_epi8(low, high)]
-                .map(|codes| _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), table))
+            let first = _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, high));
+            let second = _mm512_cvtepu8_epi32(_mm_unpackhi_epi8(low, high));
+            [_mm512_permutexvar_ps(first, table), _mm512_permutexvar_ps(second, table)]
         })
+    }
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: a prefetch of any address is a hint.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
     }
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
