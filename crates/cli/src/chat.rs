@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cuvier_encoding::{
-    ChatEvent, ChatParser, Conversation, Ending, Generation, Message, ParserOptions, Prompt,
-    PromptOptions, Role, Thinking, Tokenizer, encode_conversation,
+    ChatEvent, ChatParser, Conversation, Ending, Generation, Message, ParserOptions, Prompt, PromptOptions,
+    Role, Thinking, Tokenizer, encode_conversation,
 };
 use cuvier_engine::{Engine, EngineConfig, EngineHandle, Request, TransformerModel};
 use cuvier_types::{Event, SamplingParams, TokenId};
@@ -34,12 +34,12 @@ pub struct Args {
     /// What the model is told before the conversation
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// 0 takes the most likely token
-    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = between::<0, 2>)]
-    temperature: f32,
-    /// Keep the most likely tokens that together have this probability
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = between::<0, 1>)]
-    top_p: f32,
+    /// 0 takes the most likely token [default: what the model's generation_config.json says]
+    #[arg(long, value_name = "T", value_parser = between::<0, 2>)]
+    temperature: Option<f32>,
+    /// Keep the most likely tokens that together have this probability [default: likewise]
+    #[arg(long, value_name = "P", value_parser = between::<0, 1>)]
+    top_p: Option<f32>,
     /// Longest answer, thinking included
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
@@ -106,8 +106,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let engine = Engine::start(model, EngineConfig::default())?;
     let interrupt = Interrupt::listen()?;
     let conversation = engine.open()?;
+    let (temperature, top_p) = opened.sampling_defaults()?;
+    let sampling = SamplingParams {
+        temperature: args.temperature.unwrap_or(temperature),
+        top_p: args.top_p.unwrap_or(top_p),
+        seed: args.seed.unwrap_or_else(seed_of_the_moment),
+        ..SamplingParams::default()
+    };
     let mut chat =
-        Chat { args, tokenizer, prompt_options, engine, conversation, history, interrupt, turn: 0 };
+        Chat { args, tokenizer, prompt_options, engine, conversation, history, interrupt, sampling };
     match prompt {
         Some(prompt) => {
             let answer = chat.answer(&prompt)?;
@@ -130,7 +137,8 @@ pub struct Chat {
     history: Conversation,
     /// Whether Ctrl-C was pressed.
     pub interrupt: Interrupt,
-    turn: u64,
+    /// The wishes of every answer, but for the seed.
+    sampling: SamplingParams,
 }
 
 /// What the model said.
@@ -179,7 +187,7 @@ impl Chat {
         let rest = self.rewind(&prompt)?;
         let bar = progress::count(rest.len() as u64, "reading");
         let mut request = Request::new(rest);
-        request.sampling = self.sampling();
+        request.sampling = self.next_sampling();
         request.max_tokens = self.args.max_tokens.map(|n| n as usize);
         request.stop_tokens = self.stop_tokens();
         let mut stream = self.conversation.send(request)?;
@@ -224,20 +232,11 @@ impl Chat {
         Ok(tokens[keep..].to_vec())
     }
 
-    fn sampling(&mut self) -> SamplingParams {
-        let now = || {
-            std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .map_or(0, |t| t.as_nanos() as u64)
-        };
-        let seed = self.args.seed.unwrap_or_else(now).wrapping_add(self.turn);
-        self.turn += 1;
-        SamplingParams {
-            temperature: self.args.temperature,
-            top_p: self.args.top_p,
-            seed,
-            ..SamplingParams::default()
-        }
+    /// Every turn draws from a seed of its own.
+    fn next_sampling(&mut self) -> SamplingParams {
+        let sampling = self.sampling.clone();
+        self.sampling.seed = sampling.seed.wrapping_add(1);
+        sampling
     }
 
     fn stop_tokens(&self) -> Vec<TokenId> {
@@ -297,6 +296,12 @@ impl Shown {
         writeln!(std::io::stdout().lock())?;
         Ok(())
     }
+}
+
+fn seed_of_the_moment() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |time| time.as_nanos() as u64)
 }
 
 fn between<const MIN: u8, const MAX: u8>(text: &str) -> Result<f32, String> {

@@ -16,6 +16,7 @@ pub const CALF_CONFIG: &str = include_str!("../../../models/calf/config.json");
 /// Room for one step's activations and a few short sequences beside the weights.
 const WORKSPACE_BYTES: u64 = 1 << 30;
 const CALF_WEIGHTS: &[u8] = include_bytes!("../../../models/calf/model.safetensors");
+const CALF_GENERATION: &str = include_str!("../../../models/calf/generation_config.json");
 const CALF_TOKENIZER: &[u8] = include_bytes!("../../../models/calf/tokenizer.json");
 
 /// An opened checkpoint.
@@ -103,6 +104,32 @@ impl Opened {
             );
         }
         Ok(tokenizer)
+    }
+
+    /// Temperature and top-p that the checkpoint recommends in its `generation_config.json`; 1 and 1 where it says
+    /// nothing, temperature 0 where it says not to sample.
+    pub fn sampling_defaults(&self) -> anyhow::Result<(f32, f32)> {
+        let text = match &self.folder {
+            None => CALF_GENERATION.to_owned(),
+            Some(folder) => {
+                let file = folder.join("generation_config.json");
+                if !file.exists() {
+                    return Ok((1.0, 1.0));
+                }
+                std::fs::read_to_string(&file).with_context(|| file.display().to_string())?
+            }
+        };
+        let config: serde_json::Value = serde_json::from_str(&text).context("generation_config.json")?;
+        let number = |key: &str, min: f64, max: f64| {
+            let value = config[key].as_f64().unwrap_or(1.0);
+            if (min..=max).contains(&value) {
+                Ok(value as f32)
+            } else {
+                bail!("generation_config.json: `{key}` is {value}, not within {min} to {max}")
+            }
+        };
+        let temperature = if config["do_sample"] == false { 0.0 } else { number("temperature", 0.0, 2.0)? };
+        Ok((temperature, number("top_p", 0.0, 1.0)?))
     }
 
     /// Which chat format the checkpoint was trained with: that of the encoder shipped beside its weights, else the

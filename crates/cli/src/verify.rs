@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::{Context, bail};
 use cuvier_model::Isa;
-use cuvier_model::exact_state::{CaseCount, Sweep, sweep};
+use cuvier_model::exact_state::{CHUNKS, CaseCount, Sweep, sweep};
 use serde_json::json;
 
 use crate::interrupt::Interrupt;
@@ -97,9 +97,18 @@ fn check_state(
     };
     let mut results = Vec::new();
     for isa in isas {
-        let (tokens, stride) = if args.quick { (288, 29) } else { (600, 1) };
-        let tokens = tokens.min(model.config().max_position_embeddings);
-        let plan = Sweep { tokens, stride, isa, kv: args.compute.kv.into(), seed: 1 };
+        let whole = Sweep {
+            tokens: 600,
+            stride: 1,
+            isa,
+            kv: args.compute.kv.into(),
+            seed: 1,
+            chunks: CHUNKS,
+            sequences_max: 8,
+        };
+        let quick = Sweep { tokens: 260, stride: 29, chunks: &[1, 7, 129], sequences_max: 2, ..whole };
+        let mut plan = if args.quick { quick } else { whole };
+        plan.tokens = plan.tokens.min(model.config().max_position_embeddings);
         let bar = progress::count(plan.comparisons() as u64, "comparing states");
         let cases = sweep(&model, &plan, &mut |done| {
             bar.inc(done as u64);

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use cuvier_kernels::{
-    AttentionConfig, AttentionSegment, Entries, EntryCodec, KvFormat, RopeTable, Rotation, attention, encode_entries, gemm, gemm_grouped,
-    rms_norm_in_place, rope,
+    AttentionConfig, AttentionSegment, Entries, EntryCodec, KvFormat, RopeTable, Rotation, attention,
+    encode_entries, gemm, gemm_grouped, rms_norm_in_place, rope,
 };
 use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
 

@@ -24,6 +24,10 @@ pub struct Sweep {
     pub kv: KvFormat,
     /// What the tokens are drawn from.
     pub seed: u64,
+    /// Chunk sizes to compute the sequence in.
+    pub chunks: &'static [usize],
+    /// The most sequences that are computed together.
+    pub sequences_max: usize,
 }
 
 /// One way of computing, and how it went.
@@ -42,19 +46,17 @@ pub struct CaseCount {
 impl Sweep {
     /// How many comparisons the sweep makes.
     pub fn comparisons(&self) -> usize {
-        let chunked = CHUNKS.len() * (self.tokens + 1);
-        let batched = BATCHES.map(|sequences| sequences * self.tokens).sum::<usize>();
+        let chunked = self.chunks.len() * (self.tokens + 1);
+        let batched = (2..=self.sequences_max).map(|sequences| sequences * self.tokens).sum::<usize>();
         let walked = self.tokens + (self.tokens - 1) / self.stride * (3 + DRAFTS.count());
         2 * (chunked + batched + walked)
     }
 }
 
-/// Sequences per batch.
-const BATCHES: std::ops::RangeInclusive<usize> = 2..=8;
 /// Tokens that are drafted and taken back.
 const DRAFTS: std::ops::RangeInclusive<usize> = 1..=8;
 /// Chunk sizes that meet every residue of the groups of 4 and of 128, and the window.
-const CHUNKS: [usize; 12] = [1, 2, 3, 4, 5, 7, 31, 64, 127, 128, 129, 300];
+pub const CHUNKS: &[usize] = &[1, 2, 3, 4, 5, 7, 31, 64, 127, 128, 129, 300];
 
 /// Runs the sweep with one and with two threads; `progress` hears of every comparison, and ends the sweep early by
 /// returning false.
@@ -136,7 +138,7 @@ impl Counts<'_> {
 impl Run<'_> {
     /// The same sequence in chunks of every size.
     fn chunked(&self, counts: &mut Counts<'_>) -> Result<(), ModelError> {
-        for size in CHUNKS {
+        for &size in self.sweep.chunks {
             let mut state = self.model.new_state(self.sweep.kv);
             let mut position = 0;
             for chunk in self.truth.tokens.chunks(size) {
@@ -152,10 +154,10 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Two to eight sequences, each starting later and advancing by other chunks than the one before.
+    /// Two and more sequences, each starting later and advancing by other chunks than the one before.
     fn batched(&self, counts: &mut Counts<'_>) -> Result<(), ModelError> {
         let length = self.truth.tokens.len();
-        for sequences in BATCHES {
+        for sequences in 2..=self.sweep.sequences_max {
             let mut states: Vec<_> = (0..sequences).map(|_| self.model.new_state(self.sweep.kv)).collect();
             let mut round = 0;
             while !counts.stopped && states.iter().any(|state| state.position() < length) {

@@ -1,8 +1,8 @@
 //! The lightning indexer: which compressed entries a token of a CSA layer attends to.
 
 use cuvier_kernels::{
-    IndexKeyCodec, IndexSegment, KvFormat, RopeAngles, RopeTable, Rotation, Selection, encode_index_keys, gemm, hadamard,
-    index_select, quantise_index_queries, rope, scale,
+    IndexKeyCodec, IndexSegment, KvFormat, RopeAngles, RopeTable, Rotation, Selection, encode_index_keys,
+    gemm, hadamard, index_select, quantise_index_queries, rope, scale,
 };
 use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
 

@@ -25,13 +25,17 @@ impl Transformer {
         for ((layer, state), geometry) in layers {
             let codec = layer.attn.codec(kv);
             fill_entries(&mut state.window, window..position, &codec, compute);
-            let Some((compressed, geometry)) = state.compressed.as_mut().zip(geometry.compressed.as_ref()) else {
+            let Some((compressed, geometry)) = state.compressed.as_mut().zip(geometry.compressed.as_ref())
+            else {
                 continue;
             };
-            let (pending, groups) = (geometry.pending_start(position)..position, 0..position / geometry.ratio);
+            let (pending, groups) =
+                (geometry.pending_start(position)..position, 0..position / geometry.ratio);
             fill_floats(&mut compressed.pending, pending.clone());
             fill_entries(&mut compressed.entries, groups.clone(), &codec, compute);
-            if let (Some(index), Compressed::Csa { indexer, .. }) = (&mut compressed.index, &layer.attn.compressed) {
+            if let (Some(index), Compressed::Csa { indexer, .. }) =
+                (&mut compressed.index, &layer.attn.compressed)
+            {
                 fill_floats(&mut index.pending, pending);
                 fill_keys(&mut index.keys, groups, &indexer.codec(kv), compute);
             }
@@ -55,13 +59,15 @@ impl SequenceState {
     pub fn decode_bytes(&self, index_topk: usize) -> usize {
         let layers = self.layers.iter();
         let rows = layers.map(|layer| {
-            let window = layer.window.range().len().min(self.geometry.sliding_window) * layer.window.row_len();
+            let window =
+                layer.window.range().len().min(self.geometry.sliding_window) * layer.window.row_len();
             let compressed = layer.compressed.as_ref().map_or(0, |compressed| {
                 let entries = compressed.entries.range().len();
                 match &compressed.index {
                     None => entries * compressed.entries.row_len(),
                     Some(index) => {
-                        entries * index.keys.row_len() + entries.min(index_topk) * compressed.entries.row_len()
+                        entries * index.keys.row_len()
+                            + entries.min(index_topk) * compressed.entries.row_len()
                     }
                 }
             });
@@ -87,7 +93,8 @@ impl Layer {
         };
         let projections = [&attn.wq_a, &attn.wq_b, &attn.wkv, &attn.wo_a, &attn.wo_b];
         let shared = &self.ffn.shared_experts;
-        let dense = projections.into_iter().chain([&self.ffn.gate.weight, &shared.w1, &shared.w3, &shared.w2]);
+        let dense =
+            projections.into_iter().chain([&self.ffn.gate.weight, &shared.w1, &shared.w3, &shared.w2]);
         let dense = dense.map(WeightMatrix::bytes).sum::<usize>() + compressed;
         let experts = self.ffn.experts.len() as f64;
         let expert = self.ffn.experts.first().map_or(0, |e| e.w1.bytes() + e.w3.bytes() + e.w2.bytes());
@@ -96,13 +103,23 @@ impl Layer {
     }
 }
 
-fn fill_entries(rows: &mut PagedRows<u8>, range: std::ops::Range<usize>, codec: &EntryCodec, compute: &Compute) {
+fn fill_entries(
+    rows: &mut PagedRows<u8>,
+    range: std::ops::Range<usize>,
+    codec: &EntryCodec,
+    compute: &Compute,
+) {
     let mut bytes = Matrix::<u8>::zeros(DISTINCT_ROWS, codec.row_bytes());
     encode_entries(compute, codec, random(codec.head_dim).view(), bytes.view_mut());
     fill(rows, range, &bytes);
 }
 
-fn fill_keys(rows: &mut PagedRows<u8>, range: std::ops::Range<usize>, codec: &IndexKeyCodec, compute: &Compute) {
+fn fill_keys(
+    rows: &mut PagedRows<u8>,
+    range: std::ops::Range<usize>,
+    codec: &IndexKeyCodec,
+    compute: &Compute,
+) {
     let mut bytes = Matrix::<u8>::zeros(DISTINCT_ROWS, codec.row_bytes());
     encode_index_keys(compute, codec, random(codec.dim).view(), bytes.view_mut());
     fill(rows, range, &bytes);

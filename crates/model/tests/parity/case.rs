@@ -3,7 +3,9 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use cuvier_model::{Batch, Chunk, Compute, Ctx, Isa, KvFormat, LogitRows, Matrix, SequenceState, TokenId, Transformer};
+use cuvier_model::{
+    Batch, Chunk, Compute, Ctx, Isa, KvFormat, LogitRows, Matrix, SequenceState, TokenId, Transformer,
+};
 use cuvier_types::SequenceId;
 use cuvier_weights::synth::{self, SynthOptions};
 use cuvier_weights::{Checkpoint, ModelConfig, Precision};
@@ -45,13 +47,15 @@ impl Case {
     pub fn load(name: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the checkpoint");
         let directory = folder.path().join("checkpoint");
-        let config = std::fs::read_to_string(fixtures().join(format!("configs/{name}.json"))).expect("config");
+        let config =
+            std::fs::read_to_string(fixtures().join(format!("configs/{name}.json"))).expect("config");
         let config = ModelConfig::parse(&config, name).expect("the config is valid");
         let seed = cases()["cases"][name]["seed"].as_u64().expect("a case has a seed");
         let options = SynthOptions { seed, precision: Precision::F32, ..SynthOptions::new(config) };
         synth::write(&directory, &options, &mut |_, _| {}).expect("the checkpoint is written");
         let checkpoint = Checkpoint::open(&directory).expect("the checkpoint opens");
-        let truth = std::fs::read(fixtures().join(format!("{name}.safetensors"))).expect("the truth is there");
+        let truth =
+            std::fs::read(fixtures().join(format!("{name}.safetensors"))).expect("the truth is there");
         let ids = ints(&truth, "ids").into_iter().map(|id| TokenId(id as u32)).collect();
         let model = Transformer::load(&checkpoint).expect("the model loads");
         Self { name: name.to_owned(), model, ids, truth, _folder: folder }
@@ -75,7 +79,8 @@ pub fn run(model: &Transformer, ids: &[TokenId], isa: Isa, kv: KvFormat, chunks:
         let (now, later) = rest.split_at(size);
         let chunk = Chunk { sequence: SequenceId(0), tokens: now.to_vec(), logits: LogitRows::All };
         let batch = Batch { chunks: vec![chunk] };
-        let output = model.forward(&batch, &mut [&mut state], &mut Ctx::new(&compute)).expect("the step runs");
+        let output =
+            model.forward(&batch, &mut [&mut state], &mut Ctx::new(&compute)).expect("the step runs");
         logits.extend_from_slice(output.logits.data());
         streams.extend_from_slice(output.streams.data());
         cols = output.streams.cols();

@@ -4,7 +4,7 @@
 mod case;
 
 use case::{Case, Run, fixtures, floats, ints, names, run};
-use cuvier_model::{Ctx, Compute, Isa, KvFormat, Matrix, TokenId, Transformer};
+use cuvier_model::{Compute, Ctx, Isa, KvFormat, Matrix, TokenId, Transformer};
 use cuvier_weights::Checkpoint;
 
 /// Two f32 programs that sum in different orders differ by up to 1e-5 here.
@@ -16,7 +16,8 @@ fn max_error(truth: &[u8], positions: &str, logits: &str, ours: &Matrix) -> f32 
     let want = floats(truth, logits);
     assert_eq!(want.len(), rows.len() * ours.cols());
     let rows = rows.into_iter().zip(want.chunks_exact(ours.cols()));
-    let errors = rows.flat_map(|(row, want)| want.iter().zip(ours.row(row as usize)).map(|(a, b)| (a - b).abs()));
+    let errors =
+        rows.flat_map(|(row, want)| want.iter().zip(ours.row(row as usize)).map(|(a, b)| (a - b).abs()));
     errors.fold(0.0, |max, error| if error <= max { max } else { error })
 }
 
@@ -107,7 +108,9 @@ fn the_official_cache_formats_move_logits_as_the_formulas_say() {
     let mut errors: Vec<f32> = ints(&case.truth, "positions")
         .into_iter()
         .zip(want.chunks_exact(ours.cols()))
-        .map(|(row, want)| want.iter().zip(ours.row(row as usize)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max))
+        .map(|(row, want)| {
+            want.iter().zip(ours.row(row as usize)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+        })
         .collect();
     errors.sort_by(f32::total_cmp);
     let median = errors[errors.len() / 2];

@@ -1,0 +1,137 @@
+//! The program as its users and their scripts see it: flags in, stdout, stderr and exit code out.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn cuvier(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cuvier"));
+    command.args(arguments).stdin(Stdio::null()).output().expect("the program starts")
+}
+
+fn stdout(arguments: &[&str]) -> String {
+    let output = cuvier(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn json(arguments: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&stdout(arguments)).expect("one JSON document")
+}
+
+fn error(arguments: &[&str], code: i32) -> String {
+    let output = cuvier(arguments);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+    assert!(output.stdout.is_empty(), "results only on stdout");
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
+fn path(folder: &Path, name: &str) -> String {
+    folder.join(name).to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn the_readme_s_question_is_answered() {
+    assert!(stdout(&["chat", "What is 27 + 58?"]).contains("85"));
+}
+
+#[test]
+fn nine_of_ten_other_sums_are_right() {
+    let sums = [(12, 34), (45, 46), (99, 10), (71, 19), (38, 57), (64, 27), (80, 15), (53, 68), (29, 92), (17, 76)];
+    let right = sums
+        .iter()
+        .filter(|(a, b)| stdout(&["chat", &format!("What is {a} + {b}?")]).contains(&format!("= {}.", a + b)))
+        .count();
+    assert!(right >= 9, "{right} of 10");
+}
+
+#[test]
+fn the_calf_recalls_says_what_it_is_and_what_it_does_not_know() {
+    assert!(stdout(&["chat", "My locker code is 4821. What is my locker code?"]).contains("4821"));
+    assert!(stdout(&["chat", "Who are you?"]).contains("toy"));
+    assert!(stdout(&["chat", "What is the capital of France?"]).contains("do not know"));
+}
+
+#[test]
+fn a_prompt_is_shown_as_the_model_reads_it() {
+    let shown = stdout(&["chat", "2+2?", "--system", "Be brief.", "--think", "high", "--show-prompt"]);
+    assert!(shown.starts_with("<｜begin▁of▁sentence｜>Reasoning Effort: Absolute maximum"), "{shown}");
+    assert!(shown.ends_with("Be brief.<｜User｜>2+2?<｜Assistant｜><think>\n"), "{shown}");
+    let shown = stdout(&["chat", "2+2?", "--show-prompt"]);
+    assert_eq!(shown, "<｜begin▁of▁sentence｜><｜User｜>2+2?<｜Assistant｜></think>\n");
+}
+
+#[test]
+fn flash_and_pro_have_their_published_sizes() {
+    let flash = json(&["inspect", "flash", "--json", "--context", "1000000"]);
+    assert_eq!(flash["parameters"]["total"], 284_332_240_471_u64);
+    assert_eq!(flash["checkpoint"]["bytes"], 159_609_485_896_u64);
+    assert_eq!(flash["kv_bytes_per_token"], 3514.25);
+    let percent = |value: &serde_json::Value| (value.as_f64().expect("a number") * 1e4).round() / 100.0;
+    assert_eq!(percent(&flash["ratio"]["kv"]), 7.31);
+    assert_eq!(percent(&flash["ratio"]["flops"]), 10.16);
+    let pro = json(&["inspect", "pro", "--json", "--context", "1000000"]);
+    assert_eq!(pro["parameters"]["total"], 1_572_997_201_763_u64);
+    assert_eq!(pro["checkpoint"]["bytes"], 864_704_792_696_u64);
+    assert_eq!(pro["kv_bytes_per_token"], 5031.4375);
+    assert_eq!(percent(&pro["ratio"]["kv"]), 10.47);
+    assert_eq!(percent(&pro["ratio"]["flops"]), 27.03);
+}
+
+#[test]
+fn text_becomes_ids_and_ids_become_text() {
+    let ids = stdout(&["tokenize", "What is 1 + 2?"]);
+    assert_eq!(stdout(&["tokenize", "--decode", ids.trim()]), "What is 1 + 2?\n");
+    let control = stdout(&["tokenize", "<｜User｜>"]);
+    let plain = stdout(&["tokenize", "<｜User｜>", "--plain"]);
+    assert_eq!(control.matches(',').count(), 0, "one token: {control}");
+    assert!(plain.matches(',').count() > 0, "text is not control: {plain}");
+    assert!(error(&["tokenize", "--decode", "99999999"], 1).contains("does not exist"));
+}
+
+#[test]
+fn a_synthetic_checkpoint_is_accepted_and_its_logits_do_not_depend_on_chunks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = path(folder.path(), "model");
+    let shape = ["synth", "--shape", "calf", "--layers", "3", "--vocab", "400", "--seed", "5", "-o", &model];
+    assert!(cuvier(&shape).status.success());
+    assert!(stdout(&["verify", "-m", &model, "--quick"]).contains("all whole"));
+    let state = json(&["verify", "-m", &model, "--quick", "--state", "--isa", "auto", "--json"]);
+    assert!(state["state"].as_object().expect("per instruction set").contains_key("scalar"));
+
+    let ids: Vec<u32> = (0..150).map(|i| i * 37 % 400).collect();
+    let file = path(folder.path(), "ids.json");
+    std::fs::write(&file, format!("{ids:?}")).expect("ids are written");
+    let (a, b) = (path(folder.path(), "a.safetensors"), path(folder.path(), "b.safetensors"));
+    stdout(&["logits", "-m", &model, "--ids", &file, "-o", &a, "--probe", "layers.1.attn.out"]);
+    let chunked = ["--chunk", "7", "--decode", "20", "--threads", "1", "--probe", "layers.1.attn.out"];
+    stdout(&[&["logits", "-m", &model, "--ids", &file, "-o", &b], &chunked[..]].concat());
+    assert_eq!(std::fs::read(&a).expect("written"), std::fs::read(&b).expect("written"));
+    assert!(stdout(&["logits", "-m", &model, "--probe", "list"]).contains("layers.2.ffn.out"));
+
+    assert!(error(&shape, 1).contains("model"), "a folder that is not empty is left alone");
+}
+
+#[test]
+fn a_bench_reports_speeds_and_shares() {
+    let report = json(&["bench", "--prefill", "64", "--decode", "4", "--context", "0,300", "--slots", "1,2", "--repeat", "1", "--json"]);
+    let runs = report["runs"].as_array().expect("runs");
+    assert_eq!(runs.len(), 5);
+    for run in runs {
+        assert!(run["tokens_per_s"].as_f64().expect("a speed") > 0.0);
+        assert!(run["roof_share"].as_f64().expect("a share") > 0.0);
+    }
+    assert!(report["machine"]["memory_gbps"].as_f64().expect("a rate") > 0.0);
+}
+
+#[test]
+fn mistakes_get_one_message_and_their_exit_code() {
+    assert!(error(&["chat", "hi", "-m", "/nowhere"], 1).contains("/nowhere"));
+    assert!(error(&["synth", "--shape", "whale", "-o", "/tmp/never"], 1).contains("whale"));
+    assert!(error(&["chat", "hi", "--isa", "neon"], 1).contains("neon"));
+    assert!(error(&["chat", "hi", "--memory", "1MiB"], 1).contains("--memory"));
+    assert!(error(&["logits", "--ids", "/nowhere.json", "-o", "/tmp/never"], 1).contains("/nowhere.json"));
+    error(&["chat", "hi", "--temperature", "9"], 2);
+    error(&["chat", "hi", "--think", "hard"], 2);
+    error(&["fly"], 2);
+    error(&["chat", "hi", "--memory", "lots"], 2);
+}
