@@ -29,6 +29,9 @@ mod test_shapes;
 mod unique_map;
 mod verify;
 
+// The bounds of a config keep products of its fields within 64 bits.
+const _: () = assert!(usize::BITS >= 64);
+
 pub use checkpoint::{Checkpoint, Drafter, Expert};
 pub use config::{
     DsparkConfig, ExpertDtype, LayerKind, ModelConfig, QuantizationConfig, RopeScaling, ScoringFunc,
