@@ -111,6 +111,12 @@ fn print(
             show_size(count.bytes)
         )?;
     }
+    print_at_context(&mut out, a)?;
+    Ok(())
+}
+
+/// What depends on the length of the context: attention state and operations, beside DeepSeek-V3.2.
+fn print_at_context(out: &mut impl Write, a: &Accounting) -> std::io::Result<()> {
     let context = grouped(a.context);
     let kv = a.state.bytes_per_token;
     let v32 = a.v32.kv_bytes_per_token;

@@ -27,10 +27,10 @@ pub fn run(chat: &mut Chat, name: &str) -> anyhow::Result<()> {
             "/help" => eprintln!("{HELP}"),
             "/new" => chat.reset()?,
             command if command.starts_with("/think") => {
-                think(chat, command.trim_start_matches("/think").trim())
+                think(chat, command.trim_start_matches("/think").trim());
             }
             command if command.starts_with('/') => {
-                eprintln!("there is no {command}; /help lists the commands")
+                eprintln!("there is no {command}; /help lists the commands");
             }
             text => answer(chat, text),
         }

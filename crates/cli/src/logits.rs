@@ -21,10 +21,10 @@ pub struct Args {
     #[command(flatten)]
     compute: ComputeArgs,
     /// A JSON array of token ids
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["probe_list"])]
+    #[arg(long, value_name = "FILE", required_unless_present = "probe")]
     ids: Option<PathBuf>,
     /// Where to write: a safetensors file with `logits`, f32 [tokens, vocab]
-    #[arg(short, value_name = "OUT", required_unless_present_any = ["probe_list"])]
+    #[arg(short, value_name = "OUT", required_unless_present = "probe")]
     out: Option<PathBuf>,
     /// Tokens per chunk of the prefill
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
@@ -35,18 +35,17 @@ pub struct Args {
     /// Also write these intermediate tensors; `list` names them
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     probe: Vec<String>,
-    /// Set from `--probe list`
-    #[arg(long, hide = true)]
-    probe_list: bool,
 }
 
 /// Runs the verb.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let model = open_model(args.model.model.as_deref())?.transformer()?;
-    if args.probe_list || args.probe.iter().any(|name| name == "list") {
+    if args.probe.iter().any(|name| name == "list") {
         return list(&model);
     }
-    let (Some(file), Some(out)) = (&args.ids, &args.out) else { bail!("--ids FILE and -o OUT are needed") };
+    let (Some(file), Some(out)) = (&args.ids, &args.out) else {
+        crate::refuse_usage("--ids FILE and -o OUT are needed, unless with --probe list")
+    };
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
     let ids = parse_ids(&text).with_context(|| file.display().to_string())?;
     if ids.is_empty() {

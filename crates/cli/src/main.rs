@@ -19,7 +19,8 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// DeepSeek-V4 on ordinary machines: run it, look into it, measure it.
 #[derive(Parser)]
@@ -66,6 +67,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ends the program as clap does on wrong usage that its attributes cannot express.
+fn refuse_usage(message: &str) -> ! {
+    Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit()
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -36,7 +36,8 @@ fn the_readme_s_question_is_answered() {
 
 #[test]
 fn nine_of_ten_other_sums_are_right() {
-    let sums = [(12, 34), (45, 46), (99, 10), (71, 19), (38, 57), (64, 27), (80, 15), (53, 68), (29, 92), (17, 76)];
+    let sums =
+        [(12, 34), (45, 46), (99, 10), (71, 19), (38, 57), (64, 27), (80, 15), (53, 68), (29, 92), (17, 76)];
     let right = sums
         .iter()
         .filter(|(a, b)| stdout(&["chat", &format!("What is {a} + {b}?")]).contains(&format!("= {}.", a + b)))
@@ -74,7 +75,7 @@ fn flash_and_pro_have_their_published_sizes() {
     assert_eq!(pro["checkpoint"]["bytes"], 864_704_792_696_u64);
     assert_eq!(pro["kv_bytes_per_token"], 5031.4375);
     assert_eq!(percent(&pro["ratio"]["kv"]), 10.47);
-    assert_eq!(percent(&pro["ratio"]["flops"]), 27.03);
+    assert_eq!(percent(&pro["ratio"]["flops"]), 27.02);
 }
 
 #[test]
@@ -113,7 +114,20 @@ fn a_synthetic_checkpoint_is_accepted_and_its_logits_do_not_depend_on_chunks() {
 
 #[test]
 fn a_bench_reports_speeds_and_shares() {
-    let report = json(&["bench", "--prefill", "64", "--decode", "4", "--context", "0,300", "--slots", "1,2", "--repeat", "1", "--json"]);
+    let report = json(&[
+        "bench",
+        "--prefill",
+        "64",
+        "--decode",
+        "4",
+        "--context",
+        "0,300",
+        "--slots",
+        "1,2",
+        "--repeat",
+        "1",
+        "--json",
+    ]);
     let runs = report["runs"].as_array().expect("runs");
     assert_eq!(runs.len(), 5);
     for run in runs {

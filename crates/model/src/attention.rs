@@ -69,7 +69,7 @@ pub enum Compressed {
     /// Nothing.
     Sliding,
     /// Compressed sparse attention: the entries that the indexer selects.
-    Csa { compressor: Compressor, indexer: Indexer },
+    Csa { compressor: Compressor, indexer: Box<Indexer> },
     /// Heavily compressed attention: all entries.
     Hca { compressor: Compressor },
 }

@@ -3,7 +3,7 @@
 use cuvier_kernels::Compute;
 use cuvier_tensor::Matrix;
 
-/// Records named tensors while a step runs; see [`Ctx::probe`].
+/// Records named tensors while a step runs; see [`Ctx::with_probe`].
 pub trait Probe {
     /// Whether this tensor is wanted; asked before it is handed over.
     fn wants(&self, name: &str) -> bool;

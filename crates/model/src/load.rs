@@ -203,7 +203,7 @@ impl Loader<'_> {
             LayerKind::Sliding => Compressed::Sliding,
             LayerKind::Hca => Compressed::Hca { compressor: compressor()? },
             LayerKind::Csa => {
-                Compressed::Csa { compressor: compressor()?, indexer: self.indexer(prefix, shape)? }
+                Compressed::Csa { compressor: compressor()?, indexer: Box::new(self.indexer(prefix, shape)?) }
             }
         })
     }

@@ -27,20 +27,36 @@ fn check(model: &Transformer, plan: &Sweep) {
     let total: usize = cases.iter().map(|case| case.cases).sum();
     assert_eq!((total, heard), (plan.comparisons(), plan.comparisons()));
     for case in &cases {
-        assert_eq!(case.mismatches, 0, "{} on {}: first at {:?}", case.name, plan.isa.name(), case.first_mismatch);
+        assert_eq!(
+            case.mismatches,
+            0,
+            "{} on {}: first at {:?}",
+            case.name,
+            plan.isa.name(),
+            case.first_mismatch
+        );
     }
 }
 
 #[test]
 fn states_are_exact_however_they_are_reached() {
-    let plan = |isa, kv| Sweep { tokens: 300, stride: 3, isa, kv, seed: 9, chunks: &[1, 5, 128, 131], sequences_max: 3 };
+    let plan = |isa, kv| Sweep {
+        tokens: 300,
+        stride: 3,
+        isa,
+        kv,
+        seed: 9,
+        chunks: &[1, 5, 128, 131],
+        sequences_max: 3,
+    };
     let (_folder, mixed) = model("mixed", Precision::Official);
     check(&mixed, &plan(Isa::best(), KvFormat::Fp8));
     check(&mixed, &plan(Isa::best(), KvFormat::F32));
     let (_folder, odd) = model("odd_sizes", Precision::Bf16);
     check(&odd, &plan(Isa::best(), KvFormat::Fp8));
     for isa in Isa::available() {
-        let short = Sweep { tokens: 140, stride: 47, chunks: &[3], sequences_max: 2, ..plan(isa, KvFormat::Fp8) };
+        let short =
+            Sweep { tokens: 140, stride: 47, chunks: &[3], sequences_max: 2, ..plan(isa, KvFormat::Fp8) };
         check(&odd, &short);
     }
 }

@@ -31,9 +31,11 @@ pub fn measure_roof(c: &Compute) -> Roof {
     });
     drop(buffer);
     let threads = c.threads();
-    let computed = best(|| c.for_each(threads, |_| {
+    let computed = best(|| {
+        c.for_each(threads, |_| {
             black_box(c.isa().dispatch(Multiply));
-        }));
+        });
+    });
     Roof {
         memory_bytes_per_s: (tasks * part * 4) as f64 / read.as_secs_f64(),
         flops_per_s: (threads * MULTIPLY_ROUNDS * CHAINS * LANES * 2) as f64 / computed.as_secs_f64(),

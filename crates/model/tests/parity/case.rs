@@ -100,8 +100,13 @@ pub fn floats(truth: &[u8], name: &str) -> Vec<f32> {
     words(truth, name).map(f32::from_le_bytes).collect()
 }
 
-fn words<'a>(truth: &'a [u8], name: &str) -> impl Iterator<Item = [u8; 4]> + use<'a> {
+/// An I64 tensor of a truth.
+pub fn longs(truth: &[u8], name: &str) -> Vec<i64> {
+    words(truth, name).map(i64::from_le_bytes).collect()
+}
+
+fn words<'a, const N: usize>(truth: &'a [u8], name: &str) -> impl Iterator<Item = [u8; N]> + use<'a, N> {
     let tensors = SafeTensors::deserialize(truth).expect("the truth is a safetensors file");
     let data = tensors.tensor(name).expect("the truth has this tensor").data();
-    data.as_chunks::<4>().0.iter().copied()
+    data.as_chunks::<N>().0.iter().copied()
 }

@@ -3,7 +3,7 @@
 
 mod case;
 
-use case::{Case, Run, fixtures, floats, ints, names, run};
+use case::{Case, Run, fixtures, floats, ints, longs, names, run};
 use cuvier_model::{Compute, Ctx, Isa, KvFormat, Matrix, TokenId, Transformer};
 use cuvier_weights::Checkpoint;
 
@@ -130,4 +130,31 @@ fn a_checkpoint_written_by_save_pretrained_is_read_as_it_is() {
     let error = want.iter().zip(ours.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert_eq!(want.len(), ours.data().len());
     assert!(error <= TOLERANCE, "{error:e}");
+}
+
+/// Its weights are quantised; the reference multiplied them out. Logits of a trained model are wider than those of
+/// random ones, and the tolerance with them.
+#[test]
+fn the_trained_calf_gives_the_logits_of_the_reference() {
+    let root = fixtures().join("../..");
+    let checkpoint = Checkpoint::open(&root.join("models/calf")).expect("the calf opens");
+    let model = Transformer::load(&checkpoint).expect("the calf loads");
+    let truth = std::fs::read(root.join("fixtures/calf/golden.safetensors")).expect("the truth is there");
+    for name in ["sum", "recall", "window", "far"] {
+        let ids: Vec<_> =
+            longs(&truth, &format!("{name}.ids")).into_iter().map(|id| TokenId(id as u32)).collect();
+        let ours = run(&model, &ids, Isa::best(), KvFormat::F32, &[100]).logits;
+        let want = floats(&truth, &format!("{name}.logits"));
+        let spread = (want.iter().map(|x| x * x).sum::<f32>() / want.len() as f32).sqrt();
+        let rows =
+            longs(&truth, &format!("{name}.positions")).into_iter().zip(want.chunks_exact(ours.cols()));
+        let mut worst = 0.0f32;
+        for (position, want) in rows {
+            let row = ours.row(position as usize);
+            worst = want.iter().zip(row).map(|(a, b)| (a - b).abs()).fold(worst, f32::max);
+            assert_eq!(argmax(want), argmax(row), "{name}: argmax at {position}");
+        }
+        eprintln!("calf, {name}: max error {worst:.1e}, logits spread over {spread:.1}");
+        assert!(worst <= TOLERANCE * spread.max(1.0), "{name}: {worst:e}");
+    }
 }

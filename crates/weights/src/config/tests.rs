@@ -254,6 +254,17 @@ fn text_that_is_no_config_is_an_error() {
 }
 
 #[test]
+fn decimals_are_read_exactly() {
+    let long = "1600888888888888888888888888888888888888888888888888888888888888888888888888888888800";
+    let json = ModelConfig::flash()
+        .to_json()
+        .replace("\"compress_rope_theta\": 160000", &format!("\"compress_rope_theta\": {long}"));
+    let config = ModelConfig::parse(&json, "config.json").unwrap();
+    assert_eq!(config.compress_rope_theta, long.parse::<f64>().unwrap());
+    assert_eq!(ModelConfig::parse(&config.to_json(), "config.json").unwrap(), config);
+}
+
+#[test]
 fn hash_layers_beyond_the_last_layer_are_those_that_exist() {
     assert_eq!(with(|json| json["num_hash_layers"] = json!(100)).unwrap().num_hash_layers, 43);
 }

@@ -23,7 +23,8 @@ pub struct Mutant {
 }
 
 /// Whose tests are run, in this order, until one fails.
-const JUDGES: [&str; 5] = ["cuvier-kernels", "cuvier-model", "cuvier-weights", "cuvier-encoding", "cuvier-engine"];
+const JUDGES: [&str; 5] =
+    ["cuvier-kernels", "cuvier-model", "cuvier-weights", "cuvier-encoding", "cuvier-engine"];
 
 /// Applies every mutant whose name contains `only`, and fails if one survives.
 pub fn run(root: &Path, only: Option<&str>, list: bool) -> anyhow::Result<()> {
@@ -78,7 +79,8 @@ impl Mutant {
 /// The first crate whose tests do not pass (not compiling counts as an error of the mutant, not as a catch).
 fn first_failing(root: &Path, tree: &Path, file: &str) -> anyhow::Result<Option<&'static str>> {
     // A crate's own tests first: they are the quickest to notice.
-    let own = JUDGES.iter().position(|judge| file.starts_with(&judge.replace("cuvier-", "crates/"))).unwrap_or(0);
+    let own =
+        JUDGES.iter().position(|judge| file.starts_with(&judge.replace("cuvier-", "crates/"))).unwrap_or(0);
     for judge in JUDGES.iter().cycle().skip(own).take(JUDGES.len()) {
         let cargo = |arguments: &[&str]| -> anyhow::Result<bool> {
             let mut command = Command::new("cargo");
@@ -99,7 +101,8 @@ fn first_failing(root: &Path, tree: &Path, file: &str) -> anyhow::Result<Option<
 
 /// Copies the files that git tracks; files that did not change keep their time, so that cargo builds little.
 fn copy_tracked(root: &Path, tree: &Path) -> anyhow::Result<()> {
-    let output = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output().context("git ls-files")?;
+    let output =
+        Command::new("git").args(["ls-files", "-z"]).current_dir(root).output().context("git ls-files")?;
     let names = String::from_utf8(output.stdout).context("names of tracked files")?;
     for name in names.split('\0').filter(|name| !name.is_empty()) {
         let (from, to): (PathBuf, PathBuf) = (root.join(name), tree.join(name));
