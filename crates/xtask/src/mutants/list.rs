@@ -103,8 +103,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "routed experts are not clamped",
         file: "crates/kernels/src/experts/mod.rs",
-        from: "limit: swiglu_limit,",
-        to: "limit: f32::MAX,",
+        from: "plan.up(c, x, swiglu_limit, hidden.view_mut());",
+        to: "plan.up(c, x, f32::MAX, hidden.view_mut());",
     },
     Mutant {
         name: "the gate is clamped from below too",
