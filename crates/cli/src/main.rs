@@ -6,6 +6,7 @@
 
 mod bench;
 mod chat;
+mod dialogue;
 mod inspect;
 mod interactive;
 mod interrupt;

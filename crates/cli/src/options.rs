@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use cuvier_encoding::Thinking;
 use cuvier_model::{Compute, Isa, KvFormat};
 use cuvier_types::Bytes;
 
@@ -15,6 +16,30 @@ pub struct ModelArgs {
     /// Checkpoint folder in the official file format; without it the embedded toy model
     #[arg(short, long, value_name = "DIR")]
     pub model: Option<PathBuf>,
+}
+
+/// `--think`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Think {
+    /// Answer at once
+    Off,
+    /// Think briefly
+    Low,
+    /// Think
+    High,
+    /// Think as long as it takes
+    Max,
+}
+
+impl From<Think> for Thinking {
+    fn from(think: Think) -> Self {
+        match think {
+            Think::Off => Self::Off,
+            Think::Low => Self::Low,
+            Think::High => Self::High,
+            Think::Max => Self::Max,
+        }
+    }
 }
 
 /// What to run it on.

@@ -1,7 +1,5 @@
 //! Attention over the sliding window and the compressed past.
 
-use std::ops::Range;
-
 use cuvier_kernels::{
     AttentionConfig, AttentionSegment, Entries, EntryCodec, KvFormat, RopeTable, Rotation, attention,
     encode_entries, gemm, gemm_grouped, rms_norm_in_place, rope,
@@ -11,29 +9,8 @@ use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
 use crate::Ctx;
 use crate::compressor::Compressor;
 use crate::indexer::{IndexInput, IndexState, Indexer};
-use crate::layer::Step;
+use crate::step::Step;
 use std::sync::Arc;
-
-/// The rows of one sequence in a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Rows of the step's tensors.
-    pub rows: Range<usize>,
-    /// Position of the first of them.
-    pub first_position: usize,
-}
-
-impl Segment {
-    /// The position after the last row.
-    pub fn end_position(&self) -> usize {
-        self.first_position + self.rows.len()
-    }
-
-    /// The positions of the rows.
-    pub fn positions(&self) -> impl Iterator<Item = u32> + use<> {
-        (self.first_position as u32)..(self.end_position() as u32)
-    }
-}
 
 /// Multi-query attention with one shared key-value head.
 pub struct Attention {

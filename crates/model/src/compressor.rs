@@ -6,7 +6,7 @@ use cuvier_kernels::{
 use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
 
 use crate::Ctx;
-use crate::attention::Segment;
+use crate::step::Segment;
 
 /// A compressor of attention entries or of index keys.
 pub struct Compressor {

@@ -7,8 +7,8 @@ use cuvier_kernels::{
 use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
 
 use crate::Ctx;
-use crate::attention::Segment;
 use crate::compressor::Compressor;
+use crate::step::Segment;
 
 /// The indexer of a CSA layer.
 pub struct Indexer {

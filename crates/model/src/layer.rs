@@ -1,10 +1,11 @@
 //! One layer: attention and experts, each between a reading and a writing of the residual streams.
 
-use crate::attention::{Attention, Segment, SegmentState};
+use crate::attention::{Attention, SegmentState};
 use crate::hyper_connection::{Connection, Streams};
 use crate::moe::Moe;
+use crate::step::Step;
 use crate::{Ctx, Matrix};
-use cuvier_kernels::{KvFormat, RopeAngles, rms_norm};
+use cuvier_kernels::rms_norm;
 
 /// A layer of the backbone, or the one inside the MTP block.
 pub struct Layer {
@@ -15,18 +16,6 @@ pub struct Layer {
     pub(crate) ffn_norm: Vec<f32>,
     pub(crate) ffn: Moe,
     pub(crate) rms_norm_eps: f32,
-}
-
-/// What a layer must know about the step besides its input.
-pub struct Step<'a> {
-    /// Token ids, one per row.
-    pub tokens: &'a [u32],
-    /// The rows of each sequence.
-    pub segments: &'a [Segment],
-    /// Rotations of the rows' positions under this layer's table.
-    pub angles: &'a RopeAngles,
-    /// How state is stored.
-    pub kv: KvFormat,
 }
 
 impl Layer {

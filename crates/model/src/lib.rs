@@ -25,6 +25,7 @@ mod moe;
 mod mtp;
 mod save;
 mod state;
+mod step;
 mod transformer;
 
 pub use ctx::{Ctx, PROBE_NAMES, Probe};

@@ -4,9 +4,9 @@ use cuvier_kernels::{HcConfig, HcHead, add, embed, gemm, rms_norm_in_place};
 use cuvier_tensor::{Matrix, WeightMatrix};
 use cuvier_types::TokenId;
 
-use crate::attention::Segment;
 use crate::hyper_connection::Streams;
-use crate::layer::{Layer, Step};
+use crate::layer::Layer;
+use crate::step::{Segment, Step};
 use crate::transformer::head;
 use crate::{Ctx, ModelError, SequenceState, Transformer};
 

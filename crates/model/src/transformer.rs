@@ -9,11 +9,12 @@ use cuvier_tensor::{Matrix, WeightMatrix};
 use cuvier_types::{Batch, LogitRows};
 use cuvier_weights::ModelConfig;
 
-use crate::attention::{Segment, SegmentState};
+use crate::attention::SegmentState;
 use crate::hyper_connection::Streams;
-use crate::layer::{Layer, Step};
+use crate::layer::Layer;
 use crate::mtp::Mtp;
 use crate::state::Geometry;
+use crate::step::{Segment, Step};
 use crate::{Ctx, ModelError, SequenceState};
 
 /// A loaded DeepSeek-V4.

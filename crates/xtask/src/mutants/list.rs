@@ -276,7 +276,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "positions begin anew in every chunk",
-        file: "crates/model/src/attention.rs",
+        file: "crates/model/src/step.rs",
         from: "(self.first_position as u32)..(self.end_position() as u32)",
         to: "0..(self.rows.len() as u32)",
     },

@@ -1,0 +1,192 @@
+//! A conversation in progress: what was said, what the engine has computed of it, and the answer as it comes.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::bail;
+use cuvier_encoding::{
+    ChatEvent, ChatParser, Conversation, Ending, Message, ParserOptions, Prompt, PromptOptions, Role,
+    Thinking, Tokenizer, encode_conversation,
+};
+use cuvier_engine::{EngineHandle, Request};
+use cuvier_types::{Event, SamplingParams, TokenId};
+
+use crate::interrupt::Interrupt;
+use crate::progress;
+
+/// A conversation with a model, as far as it has come.
+pub struct Dialogue {
+    pub tokenizer: Tokenizer,
+    /// Chat format, and how hard the model thinks.
+    pub prompt_options: PromptOptions,
+    pub engine: EngineHandle,
+    /// What the engine has computed.
+    pub conversation: cuvier_engine::Conversation,
+    /// What was said.
+    pub history: Conversation,
+    /// Whether Ctrl-C was pressed.
+    pub interrupt: Interrupt,
+    /// The wishes of the next answer; each has the seed after the one before.
+    pub sampling: SamplingParams,
+    /// The most tokens of an answer.
+    pub max_tokens: Option<usize>,
+}
+
+/// What the model said.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// Its thoughts.
+    pub reasoning: String,
+    /// Its answer.
+    pub content: String,
+    /// Why it ended.
+    pub ending: Option<Ending>,
+    /// Tokens it wrote.
+    pub tokens: usize,
+}
+
+impl Answer {
+    /// Whether it was cut for want of room.
+    pub fn was_cut(&self) -> bool {
+        self.ending == Some(Ending::Length)
+    }
+}
+
+impl Dialogue {
+    /// Begins anew, keeping what `--system` said.
+    pub fn reset(&mut self) -> anyhow::Result<()> {
+        self.history.messages.retain(|message| message.role == Role::System);
+        self.conversation = self.engine.open()?;
+        Ok(())
+    }
+
+    /// Says `text` and streams the answer to stdout, thoughts to stderr.
+    pub fn answer(&mut self, text: &str) -> anyhow::Result<Answer> {
+        self.history.messages.push(Message::text(Role::User, text));
+        let answer = self.generate();
+        match &answer {
+            Ok(answer) => {
+                let mut message = Message::text(Role::Assistant, answer.content.as_str());
+                message.reasoning_content = Some(answer.reasoning.clone()).filter(|text| !text.is_empty());
+                self.history.messages.push(message);
+            }
+            Err(_) => drop(self.history.messages.pop()),
+        }
+        answer
+    }
+
+    fn generate(&mut self) -> anyhow::Result<Answer> {
+        let prompt = encode_conversation(&self.history, self.prompt_options)?;
+        let rest = self.rewind(&prompt)?;
+        let bar = progress::count(rest.len() as u64, "reading");
+        let mut request = Request::new(rest);
+        request.sampling = self.next_sampling();
+        request.max_tokens = self.max_tokens;
+        request.stop_tokens = self.stop_tokens();
+        let mut stream = self.conversation.send(request)?;
+        let thinking = self.prompt_options.thinking != Thinking::Off;
+        let mut parser = ChatParser::new(ParserOptions::new(thinking, None));
+        let mut shown = Shown::new();
+        let mut answer = Answer::default();
+        loop {
+            if self.interrupt.is_set() {
+                stream.cancel();
+                self.interrupt.clear();
+            }
+            // Wakes up now and then to look at Ctrl-C.
+            let Ok(event) = stream.next_within(Duration::from_millis(100)) else { continue };
+            let Some(event) = event else { break };
+            match event {
+                Event::Prefill { done, .. } => bar.set_position(done as u64),
+                Event::Token { token, .. } => {
+                    bar.finish_and_clear();
+                    answer.tokens += 1;
+                    shown.events(parser.push_token(&self.tokenizer, token), &mut answer)?;
+                }
+                Event::Finished { reason } => shown.events(parser.finish(reason), &mut answer)?,
+                Event::Failed { message } => bail!("{message}"),
+            }
+        }
+        shown.end()?;
+        Ok(answer)
+    }
+
+    /// Keeps what the engine has computed of this prompt, and returns the tokens that are left to compute.
+    fn rewind(&mut self, prompt: &Prompt) -> anyhow::Result<Vec<TokenId>> {
+        let tokens = self.tokenizer.encode_prompt(prompt)?;
+        let computed = self.conversation.tokens()?;
+        let common = tokens.iter().zip(&computed).take_while(|(a, b)| a == b).count();
+        // At least one token must be left to compute, for its logits.
+        let keep = common.min(tokens.len() - 1);
+        let excess = computed.len() - keep;
+        if excess > 0 {
+            self.conversation.rollback(excess)?;
+        }
+        Ok(tokens[keep..].to_vec())
+    }
+
+    /// Every turn draws from a seed of its own.
+    fn next_sampling(&mut self) -> SamplingParams {
+        let sampling = self.sampling.clone();
+        self.sampling.seed = sampling.seed.wrapping_add(1);
+        sampling
+    }
+
+    fn stop_tokens(&self) -> Vec<TokenId> {
+        let control = self.tokenizer.control();
+        (0..self.tokenizer.vocab_size() as u32).map(TokenId).filter(|&id| control.ends_answer(id)).collect()
+    }
+}
+
+/// Writes an answer as it comes: thoughts dim and on stderr, the answer on stdout.
+struct Shown {
+    thinking: bool,
+    on_terminal: bool,
+}
+
+impl Shown {
+    fn new() -> Self {
+        Self { thinking: false, on_terminal: std::io::stderr().is_terminal() }
+    }
+
+    fn events(&mut self, events: Vec<ChatEvent>, answer: &mut Answer) -> anyhow::Result<()> {
+        for event in events {
+            match event {
+                ChatEvent::Reasoning(text) => {
+                    self.enter(true);
+                    eprint!("{text}");
+                    answer.reasoning.push_str(&text);
+                }
+                ChatEvent::Content(text) => {
+                    self.enter(false);
+                    let mut out = std::io::stdout().lock();
+                    out.write_all(text.as_bytes())?;
+                    out.flush()?;
+                    answer.content.push_str(&text);
+                }
+                ChatEvent::Finished { ending } => answer.ending = Some(ending),
+                // No tools are sent, so there are no calls.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, thinking: bool) {
+        if self.thinking != thinking {
+            self.thinking = thinking;
+            match (thinking, self.on_terminal) {
+                (true, true) => eprint!("\x1b[2m"),
+                (false, true) => eprintln!("\x1b[0m"),
+                (true, false) => {}
+                (false, false) => eprintln!(),
+            }
+        }
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        self.enter(false);
+        writeln!(std::io::stdout().lock())?;
+        Ok(())
+    }
+}
