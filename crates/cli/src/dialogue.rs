@@ -97,7 +97,10 @@ impl Dialogue {
             let Ok(event) = stream.next_within(Duration::from_millis(100)) else { continue };
             let Some(event) = event else { break };
             match event {
-                Event::Prefill { done, .. } => bar.set_position(done as u64),
+                Event::Prefill { done, total } => {
+                    bar.set_length(total as u64);
+                    bar.set_position(done as u64);
+                }
                 Event::Token { token, .. } => {
                     bar.finish_and_clear();
                     answer.tokens += 1;
