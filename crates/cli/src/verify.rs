@@ -98,7 +98,7 @@ fn check_state(
     let mut results = Vec::new();
     for isa in isas {
         let whole = Sweep {
-            tokens: 600,
+            tokens: 601,
             stride: 1,
             isa,
             kv: args.compute.kv.into(),
