@@ -110,8 +110,11 @@ impl Bench<'_> {
             }
             Ok(tokens as f64 / start.elapsed().as_secs_f64())
         })?;
-        let flops_per_token =
-            cuvier_weights::accounting::flops_per_token(self.model.config(), tokens as u64 / 2).raw();
+        let config = self.model.config();
+        let flops = cuvier_weights::accounting::flops_per_token(config, tokens as u64 / 2).raw();
+        // The LM head runs for the last token only.
+        let head = 2.0 * config.vocab_size as f64 * config.hidden_size as f64;
+        let flops_per_token = flops - head * (tokens - 1) as f64 / tokens as f64;
         let roof_share = median(&speeds) * flops_per_token / self.roof.flops_per_s;
         Ok(Row { kind: "prefill", tokens, context: 0, slots: 1, speeds, bytes_per_token: 0.0, roof_share })
     }
