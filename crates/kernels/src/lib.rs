@@ -27,6 +27,7 @@ mod hadamard;
 mod hyper_connection;
 mod index_select;
 mod isa;
+mod quantise;
 mod rms_norm;
 mod roof;
 mod rope;
@@ -51,6 +52,7 @@ pub use hyper_connection::{
 };
 pub use index_select::{IndexSegment, Selection, index_select};
 pub use isa::{Isa, Vectorized};
+pub use quantise::{ACTIVATION_BLOCK, Activations, QuantisedRows, quantise};
 pub use rms_norm::{rms_norm, rms_norm_in_place};
 pub use roof::{Roof, measure_roof};
 pub use rope::{RopeAngles, RopeTable, Rotation, rope};

@@ -181,6 +181,16 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    fn store_i8(self, v: Self::V, out: &mut [i8; LANES]) {
+        intrinsic!({
+            let [low, high] = v.map(|v| _mm256_cvtps_epi32(v));
+            // Packs within halves: lanes 0-3, 8-11, 4-7, 12-15.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
+            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm_packs_epi16(low, high));
+        });
+    }
+    #[inline(always)]
     fn prefetch(self, at: *const u8) {
         // SAFETY: a prefetch of any address is a hint.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };

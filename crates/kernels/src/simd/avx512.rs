@@ -147,6 +147,10 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
+    fn store_i8(self, v: Self::V, out: &mut [i8; LANES]) {
+        intrinsic!(_mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v))));
+    }
+    #[inline(always)]
     fn prefetch(self, at: *const u8) {
         // SAFETY: a prefetch of any address is a hint.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };

@@ -68,6 +68,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn look_up_nibbles(self, words: &[u32; LANES], nibble: u32, table: Self::V) -> Self::V;
     /// Thirty-two E2M1 numbers, as two times [`Simd::load_e2m1`].
     fn load_e2m1_pair(self, x: &[u8; 16], table: Self::V) -> [Self::V; 2];
+    /// Integral numbers in -128 ..= 127 to memory, a byte each.
+    fn store_i8(self, v: Self::V, out: &mut [i8; LANES]);
     /// Asks for the cache line at `at`, which need not exist. Changes no result.
     fn prefetch(self, at: *const u8);
     /// The sum of all lanes: lane `i` + lane `i + 8`, then `i` + `i + 4`, `i + 2`, `i + 1`.

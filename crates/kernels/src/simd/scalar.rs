@@ -94,6 +94,10 @@ impl Simd for Scalar {
         [self.load_e2m1(&halves[0], table), self.load_e2m1(&halves[1], table)]
     }
     #[inline(always)]
+    fn store_i8(self, v: Self::V, out: &mut [i8; LANES]) {
+        *out = v.map(|x| x as i8);
+    }
+    #[inline(always)]
     fn prefetch(self, _: *const u8) {}
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {

@@ -44,6 +44,9 @@ impl Vectorized for Everything<'_> {
             s.store(v, &mut lanes);
             out.extend(lanes.map(f32::to_bits));
         }
+        let mut bytes = [0; LANES];
+        s.store_i8(s.round(s.min(s.splat(127.0), s.max(s.splat(-128.0), b))), &mut bytes);
+        out.extend(bytes.map(|byte| byte as u32));
         out.push(s.sum(a).to_bits());
         out.push(s.max_lane(a).to_bits());
         out.push(s.dot(&self.0[..23], &self.0[25..]).to_bits());
