@@ -29,7 +29,8 @@ impl Avx2 {
     }
 }
 
-/// Intrinsics on values: sound because an `Avx2` exists.
+/// Intrinsics on values: sound because an `Avx2` exists. Never inside a closure, as for `map`: one that the compiler
+/// leaves on its own lacks the instructions, and calls every intrinsic as a function.
 macro_rules! intrinsic {
     ($call:expr) => {
         // SAFETY: `self` proves that the CPU has AVX2, FMA and F16C; memory is read through references to arrays of
@@ -63,6 +64,14 @@ fn look_up_bytes(table: [__m256; 2], codes: __m128i) -> [__m256; 2] {
 fn nibbles(bytes: __m128i) -> __m256i {
     let wide = _mm256_cvtepu8_epi64(bytes);
     _mm256_or_si256(wide, _mm256_slli_epi64::<28>(wide))
+}
+
+/// [`Simd::exp2_integral`] of eight lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn exp2_integral(n: __m256) -> __m256 {
+    let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
 }
 
 impl Simd for Avx2 {
@@ -118,21 +127,22 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn round(self, a: Self::V) -> Self::V {
-        intrinsic!(a.map(|a| _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)))
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        intrinsic!([_mm256_round_ps::<NEAREST>(a[0]), _mm256_round_ps::<NEAREST>(a[1])])
     }
     #[inline(always)]
     fn exp2_integral(self, n: Self::V) -> Self::V {
-        intrinsic!(n.map(|n| {
-            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
-        }))
+        intrinsic!([exp2_integral(n[0]), exp2_integral(n[1])])
     }
     #[inline(always)]
     fn load_bf16(self, x: &[u8; 32]) -> Self::V {
         intrinsic!({
             let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
             let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().add(16).cast()));
-            [low, high].map(|half| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(half)))
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            ]
         })
     }
     #[inline(always)]
@@ -162,10 +172,12 @@ impl Simd for Avx2 {
     fn look_up_nibbles(self, words: &[u32; LANES], nibble: u32, table: Self::V) -> Self::V {
         intrinsic!({
             let shift = _mm256_set1_epi32(4 * nibble as i32);
-            [words.as_ptr(), words.as_ptr().add(8)].map(|words| {
-                let words = _mm256_loadu_si256(words.cast());
-                look_up(table[0], table[1], _mm256_srlv_epi32(words, shift))
-            })
+            let low = _mm256_loadu_si256(words.as_ptr().cast());
+            let high = _mm256_loadu_si256(words.as_ptr().add(8).cast());
+            [
+                look_up(table[0], table[1], _mm256_srlv_epi32(low, shift)),
+                look_up(table[0], table[1], _mm256_srlv_epi32(high, shift)),
+            ]
         })
     }
     #[inline(always)]
@@ -183,7 +195,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn store_i8(self, v: Self::V, out: &mut [i8; LANES]) {
         intrinsic!({
-            let [low, high] = v.map(|v| _mm256_cvtps_epi32(v));
+            let (low, high) = (_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
             // Packs within halves: lanes 0-3, 8-11, 4-7, 12-15.
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
             let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
@@ -206,8 +218,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn max_lane(self, v: Self::V) -> f32 {
-        let mut lanes = [0.0; LANES];
-        self.store(v, &mut lanes);
-        lanes.into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b })
+        intrinsic!({
+            let a = _mm256_max_ps(v[0], v[1]);
+            let b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let c = _mm_max_ps(b, _mm_movehl_ps(b, b));
+            _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)))
+        })
     }
 }
