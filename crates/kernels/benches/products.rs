@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use cuvier_kernels::{Compute, ExpertWeights, Isa, Roof, experts, gemm, measure_roof};
+use cuvier_kernels::{Activations, Compute, ExpertWeights, Isa, Roof, experts, gemm, measure_roof};
 use cuvier_tensor::{Dtype, Matrix, Tensor, WeightFormat, WeightMatrix};
 
 fn main() {
@@ -60,7 +60,7 @@ fn bench_gemm(
         let w = weights(format, rows, cols);
         let x = activations(tokens, cols);
         let mut out = Matrix::zeros(tokens, rows);
-        let time = best_time(|| gemm(c, x.view(), &w, out.view_mut()));
+        let time = best_time(|| gemm(c, &Activations::new(x.view()), &w, out.view_mut()));
         print(roof, &name, time, w.bytes(), rows * cols * tokens);
     }
 }
@@ -87,7 +87,8 @@ fn bench_experts(c: &Compute, roof: &Roof, filter: &str, tokens: usize) {
         let (ids, routing) = (Matrix::from_vec(ids, K), activations(tokens, K));
         let x = activations(tokens, DIM);
         let mut out = Matrix::zeros(tokens, DIM);
-        let time = best_time(|| experts(c, x.view(), &ids, &routing, &all, 10.0, out.view_mut()));
+        let time =
+            best_time(|| experts(c, &Activations::new(x.view()), &ids, &routing, &all, 10.0, out.view_mut()));
         print(roof, &name, time, bytes, 3 * DIM * INTER * tokens * K);
     }
 }

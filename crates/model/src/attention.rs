@@ -1,8 +1,8 @@
 //! Attention over the sliding window and the compressed past.
 
 use cuvier_kernels::{
-    AttentionConfig, AttentionSegment, Entries, EntryCodec, KvFormat, RopeTable, Rotation, attention,
-    encode_entries, gemm, gemm_grouped, rms_norm_in_place, rope,
+    Activations, AttentionConfig, AttentionSegment, Entries, EntryCodec, KvFormat, RopeTable, Rotation,
+    attention, encode_entries, gemm, gemm_grouped, rms_norm_in_place, rope,
 };
 use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
 
@@ -90,9 +90,12 @@ impl Attention {
         states: &mut [SegmentState<'_>],
         ctx: &mut Ctx<'_>,
     ) -> Matrix {
+        let tokens = x.rows();
+        let x = &Activations::new(x.view());
         let qr = self.linear(x, &self.wq_a, ctx);
         let qr = self.normed(qr, &self.q_norm, ctx);
-        let q = self.queries(&qr, step, ctx);
+        let qr = &Activations::new(qr.view());
+        let q = self.queries(qr, step, ctx);
         ctx.probe("attn.q", &q);
 
         let kv = self.linear(x, &self.wkv, ctx);
@@ -101,20 +104,21 @@ impl Attention {
         ctx.probe("attn.kv", &kv);
         self.append_window(&kv, step, states, ctx);
 
-        let mut o = self.attend(x, &qr, &q, step, states, ctx);
+        let mut o = self.attend(x, qr, &q, step, states, ctx);
         let mut heads = Matrix::from_vec(std::mem::take(&mut o).into_vec(), self.head_dim);
         rope(ctx.compute, heads.view_mut(), self.num_attention_heads, step.angles, Rotation::Inverse);
         let o = Matrix::from_vec(heads.into_vec(), self.num_attention_heads * self.head_dim);
         ctx.probe("attn.o", &o);
 
-        let mut z = Matrix::zeros(x.rows(), self.wo_a.rows());
-        gemm_grouped(ctx.compute, o.view(), &self.wo_a, self.o_groups, z.view_mut());
-        self.linear(&z, &self.wo_b, ctx)
+        let mut z = Matrix::zeros(tokens, self.wo_a.rows());
+        let o = Activations::new(o.view().split_rows(self.wo_a.cols()));
+        gemm_grouped(ctx.compute, &o, &self.wo_a, self.o_groups, z.view_mut());
+        self.linear(&Activations::new(z.view()), &self.wo_b, ctx)
     }
 
-    fn linear(&self, x: &Matrix, weight: &WeightMatrix, ctx: &mut Ctx<'_>) -> Matrix {
-        let mut out = Matrix::zeros(x.rows(), weight.rows());
-        gemm(ctx.compute, x.view(), weight, out.view_mut());
+    fn linear(&self, x: &Activations<'_>, weight: &WeightMatrix, ctx: &mut Ctx<'_>) -> Matrix {
+        let mut out = Matrix::zeros(x.exact().rows(), weight.rows());
+        gemm(ctx.compute, x, weight, out.view_mut());
         out
     }
 
@@ -124,7 +128,7 @@ impl Attention {
     }
 
     /// `[tokens, num_attention_heads * head_dim]`: each head normed by itself, then rotated.
-    fn queries(&self, qr: &Matrix, step: &Step<'_>, ctx: &mut Ctx<'_>) -> Matrix {
+    fn queries(&self, qr: &Activations<'_>, step: &Step<'_>, ctx: &mut Ctx<'_>) -> Matrix {
         let q = self.linear(qr, &self.wq_b, ctx);
         let mut q = Matrix::from_vec(q.into_vec(), self.head_dim);
         rms_norm_in_place(ctx.compute, q.view_mut(), None, self.rms_norm_eps);
@@ -151,8 +155,8 @@ impl Attention {
 
     fn attend(
         &self,
-        x: &Matrix,
-        qr: &Matrix,
+        x: &Activations<'_>,
+        qr: &Activations<'_>,
         q: &Matrix,
         step: &Step<'_>,
         states: &mut [SegmentState<'_>],
@@ -178,7 +182,7 @@ impl Attention {
     fn append_entries(
         &self,
         compressor: &Compressor,
-        x: &Matrix,
+        x: &Activations<'_>,
         step: &Step<'_>,
         states: &mut [SegmentState<'_>],
         ctx: &mut Ctx<'_>,

@@ -1,7 +1,8 @@
 //! The compressor: every `ratio` tokens become one entry, a learned weighted sum per channel.
 
 use cuvier_kernels::{
-    CompressorShape, RopeTable, Rotation, compress, compressor_rows, gemm, rms_norm_in_place, rope,
+    Activations, CompressorShape, RopeTable, Rotation, compress, compressor_rows, gemm, rms_norm_in_place,
+    rope,
 };
 use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
 
@@ -35,19 +36,20 @@ impl Compressor {
     /// Source: DeepSeek-V4 `inference/model.py`, `Compressor.forward`.
     pub fn forward(
         &self,
-        x: &Matrix,
+        x: &Activations<'_>,
         segments: &[Segment],
         pending: &mut [&mut PagedRows<f32>],
         table: &RopeTable,
         ctx: &mut Ctx<'_>,
     ) -> (Matrix, Vec<usize>) {
         let c = ctx.compute;
-        let mut k = Matrix::zeros(x.rows(), self.wkv.rows());
-        let mut s = Matrix::zeros(x.rows(), self.wgate.rows());
-        gemm(c, x.view(), &self.wkv, k.view_mut());
-        gemm(c, x.view(), &self.wgate, s.view_mut());
+        let tokens = x.exact().rows();
+        let mut k = Matrix::zeros(tokens, self.wkv.rows());
+        let mut s = Matrix::zeros(tokens, self.wgate.rows());
+        gemm(c, x, &self.wkv, k.view_mut());
+        gemm(c, x, &self.wgate, s.view_mut());
         let positions: Vec<u32> = segments.iter().flat_map(Segment::positions).collect();
-        let mut rows = Matrix::zeros(x.rows(), self.row_len());
+        let mut rows = Matrix::zeros(tokens, self.row_len());
         compressor_rows(c, k.view(), s.view(), &self.ape, self.shape.ratio, &positions, rows.view_mut());
 
         let (ratio, dim) = (self.shape.ratio, self.shape.dim);

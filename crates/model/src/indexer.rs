@@ -1,8 +1,8 @@
 //! The lightning indexer: which compressed entries a token of a CSA layer attends to.
 
 use cuvier_kernels::{
-    IndexKeyCodec, IndexSegment, KvFormat, RopeAngles, RopeTable, Rotation, Selection, encode_index_keys,
-    gemm, hadamard, index_select, quantise_index_queries, rope, scale,
+    Activations, IndexKeyCodec, IndexSegment, KvFormat, RopeAngles, RopeTable, Rotation, Selection,
+    encode_index_keys, gemm, hadamard, index_select, quantise_index_queries, rope, scale,
 };
 use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
 
@@ -34,9 +34,9 @@ pub struct IndexState {
 /// The indexer's input: the normed tokens and their query bottleneck.
 pub struct IndexInput<'a> {
     /// `[tokens, hidden_size]`.
-    pub x: &'a Matrix,
+    pub x: &'a Activations<'a>,
     /// `[tokens, q_lora_rank]`.
-    pub qr: &'a Matrix,
+    pub qr: &'a Activations<'a>,
     /// The rows of each sequence.
     pub segments: &'a [Segment],
     /// Rotations of the rows' positions.
@@ -107,8 +107,8 @@ impl Indexer {
     }
 
     fn queries(&self, input: &IndexInput<'_>, ctx: &mut Ctx<'_>) -> Matrix {
-        let mut q = Matrix::zeros(input.qr.rows(), self.wq_b.rows());
-        gemm(ctx.compute, input.qr.view(), &self.wq_b, q.view_mut());
+        let mut q = Matrix::zeros(input.qr.exact().rows(), self.wq_b.rows());
+        gemm(ctx.compute, input.qr, &self.wq_b, q.view_mut());
         let mut q = Matrix::from_vec(q.into_vec(), self.index_head_dim);
         rope(ctx.compute, q.view_mut(), self.index_n_heads, input.angles, Rotation::Forward);
         hadamard(ctx.compute, q.view_mut());
@@ -119,9 +119,9 @@ impl Indexer {
         q
     }
 
-    fn weights(&self, x: &Matrix, ctx: &mut Ctx<'_>) -> Matrix {
-        let mut w = Matrix::zeros(x.rows(), self.weights_proj.rows());
-        gemm(ctx.compute, x.view(), &self.weights_proj, w.view_mut());
+    fn weights(&self, x: &Activations<'_>, ctx: &mut Ctx<'_>) -> Matrix {
+        let mut w = Matrix::zeros(x.exact().rows(), self.weights_proj.rows());
+        gemm(ctx.compute, x, &self.weights_proj, w.view_mut());
         let factor = (self.index_head_dim as f64).powf(-0.5) * (self.index_n_heads as f64).powf(-0.5);
         scale(ctx.compute, w.view_mut(), factor as f32);
         w

@@ -1,6 +1,8 @@
 //! Mixture of experts: a router picks a few experts per token, one shared expert sees every token.
 
-use cuvier_kernels::{ExpertWeights, Routing, add, experts, gemm, route_by_hash, route_by_score, swiglu};
+use cuvier_kernels::{
+    Activations, ExpertWeights, Routing, add, experts, gemm, route_by_hash, route_by_score, swiglu,
+};
 use cuvier_tensor::{Matrix, WeightMatrix};
 
 use crate::Ctx;
@@ -35,18 +37,19 @@ impl Moe {
     ///
     /// Source: DeepSeek-V4 `inference/model.py`, `MoE.forward` and `Gate.forward`.
     pub fn forward(&self, x: &Matrix, tokens: &[u32], ctx: &mut Ctx<'_>) -> Matrix {
-        let routing = self.route(x, tokens, ctx);
         let mut out = Matrix::zeros(x.rows(), x.cols());
+        let x = &Activations::new(x.view());
+        let routing = self.route(x, tokens, ctx);
         let Routing { ids, weights } = &routing;
-        experts(ctx.compute, x.view(), ids, weights, &self.experts, self.swiglu_limit, out.view_mut());
+        experts(ctx.compute, x, ids, weights, &self.experts, self.swiglu_limit, out.view_mut());
         let shared = self.shared(x, ctx);
         add(ctx.compute, out.view_mut(), shared.view());
         out
     }
 
-    fn route(&self, x: &Matrix, tokens: &[u32], ctx: &mut Ctx<'_>) -> Routing {
-        let mut logits = Matrix::zeros(x.rows(), self.gate.weight.rows());
-        gemm(ctx.compute, x.view(), &self.gate.weight, logits.view_mut());
+    fn route(&self, x: &Activations<'_>, tokens: &[u32], ctx: &mut Ctx<'_>) -> Routing {
+        let mut logits = Matrix::zeros(tokens.len(), self.gate.weight.rows());
+        gemm(ctx.compute, x, &self.gate.weight, logits.view_mut());
         ctx.probe("ffn.gate", &logits);
         match &self.gate.selection {
             Selection::Score { bias } => route_by_score(
@@ -62,16 +65,17 @@ impl Moe {
         }
     }
 
-    fn shared(&self, x: &Matrix, ctx: &mut Ctx<'_>) -> Matrix {
+    fn shared(&self, x: &Activations<'_>, ctx: &mut Ctx<'_>) -> Matrix {
         let ExpertWeights { w1, w3, w2 } = &self.shared_experts;
-        let mut gate = Matrix::zeros(x.rows(), w1.rows());
-        let mut up = Matrix::zeros(x.rows(), w3.rows());
-        let mut hidden = Matrix::zeros(x.rows(), w1.rows());
-        let mut out = Matrix::zeros(x.rows(), w2.rows());
-        gemm(ctx.compute, x.view(), w1, gate.view_mut());
-        gemm(ctx.compute, x.view(), w3, up.view_mut());
+        let tokens = x.exact().rows();
+        let mut gate = Matrix::zeros(tokens, w1.rows());
+        let mut up = Matrix::zeros(tokens, w3.rows());
+        let mut hidden = Matrix::zeros(tokens, w1.rows());
+        let mut out = Matrix::zeros(tokens, w2.rows());
+        gemm(ctx.compute, x, w1, gate.view_mut());
+        gemm(ctx.compute, x, w3, up.view_mut());
         swiglu(ctx.compute, gate.view(), up.view(), self.swiglu_limit, hidden.view_mut());
-        gemm(ctx.compute, hidden.view(), w2, out.view_mut());
+        gemm(ctx.compute, &Activations::new(hidden.view()), w2, out.view_mut());
         out
     }
 }

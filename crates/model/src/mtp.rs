@@ -1,6 +1,6 @@
 //! Multi-token prediction: one more layer that drafts the token after the next.
 
-use cuvier_kernels::{HcConfig, HcHead, add, embed, gemm, rms_norm_in_place};
+use cuvier_kernels::{Activations, HcConfig, HcHead, add, embed, gemm, rms_norm_in_place};
 use cuvier_tensor::{Matrix, WeightMatrix};
 use cuvier_types::TokenId;
 
@@ -74,12 +74,12 @@ impl Mtp {
         embed(c, tokens, &model.embed, e.view_mut());
         rms_norm_in_place(c, e.view_mut(), Some(&self.enorm), eps);
         let mut e_projected = Matrix::zeros(tokens.len(), self.e_proj.rows());
-        gemm(c, e.view(), &self.e_proj, e_projected.view_mut());
+        gemm(c, &Activations::new(e.view()), &self.e_proj, e_projected.view_mut());
 
         let mut h = Matrix::from_vec(streams.data().to_vec(), hidden_size);
         rms_norm_in_place(c, h.view_mut(), Some(&self.hnorm), eps);
         let mut h_projected = Matrix::zeros(h.rows(), self.h_proj.rows());
-        gemm(c, h.view(), &self.h_proj, h_projected.view_mut());
+        gemm(c, &Activations::new(h.view()), &self.h_proj, h_projected.view_mut());
         let mut combined = Matrix::from_vec(h_projected.into_vec(), streams.cols());
         add(c, combined.view_mut(), e_projected.view());
         combined

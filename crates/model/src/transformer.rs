@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cuvier_kernels::{
-    HcConfig, HcHead, KvFormat, RopeTable, embed, gemm, hc_head, replicate, rms_norm_in_place,
+    Activations, HcConfig, HcHead, KvFormat, RopeTable, embed, gemm, hc_head, replicate, rms_norm_in_place,
 };
 use cuvier_tensor::{Matrix, WeightMatrix};
 use cuvier_types::{Batch, LogitRows};
@@ -181,7 +181,7 @@ pub(crate) fn head(
     rms_norm_in_place(ctx.compute, h.view_mut(), Some(norm), config.norm_eps);
     ctx.probe("norm", &h);
     let mut logits = Matrix::zeros(h.rows(), weight.rows());
-    gemm(ctx.compute, h.view(), weight, logits.view_mut());
+    gemm(ctx.compute, &Activations::new(h.view()), weight, logits.view_mut());
     ctx.probe("logits", &logits);
     logits
 }

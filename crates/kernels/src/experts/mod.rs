@@ -3,11 +3,11 @@
 use std::borrow::Borrow;
 use std::ops::Range;
 
-use cuvier_tensor::{MatMut, MatRef, Matrix, WeightMatrix};
+use cuvier_tensor::{MatMut, Matrix, WeightMatrix};
 
 use crate::gemm::{Inputs, MIN_PRODUCTS, PANEL_ROWS, PANEL_TOKENS, product};
 use crate::swiglu::SwigluRow;
-use crate::{Compute, DisjointRows};
+use crate::{Activations, Compute, DisjointRows};
 
 #[cfg(test)]
 mod reference;
@@ -48,20 +48,21 @@ pub struct ExpertWeights {
 /// If the shapes disagree or an id is not an expert.
 pub fn experts<E: Borrow<ExpertWeights> + Sync>(
     c: &Compute,
-    x: MatRef<'_>,
+    x: &Activations<'_>,
     ids: &Matrix<u16>,
     weights: &Matrix<f32>,
     experts: &[E],
     swiglu_limit: f32,
     out: MatMut<'_>,
 ) {
-    assert_eq!((out.rows(), out.cols()), (x.rows(), x.cols()), "outputs");
+    let (n_tokens, dim) = (x.exact().rows(), x.exact().cols());
+    assert_eq!((out.rows(), out.cols()), (n_tokens, dim), "outputs");
     assert_eq!((ids.data().len(), ids.cols()), (weights.data().len(), weights.cols()), "ids and weights");
-    assert_eq!(ids.data().len(), x.rows() * ids.cols(), "tokens");
+    assert_eq!(ids.data().len(), n_tokens * ids.cols(), "tokens");
     let plan = Plan::new(ids, weights, experts);
     let mut hidden = Matrix::zeros(plan.tokens.len(), plan.inter);
     plan.up(c, x, swiglu_limit, hidden.view_mut());
-    plan.down(c, hidden.view(), out);
+    plan.down(c, &Activations::new(hidden.view()), out);
 }
 
 /// Which tokens each chosen expert sees. Pairs of an expert and a token are numbered expert by expert.
@@ -102,7 +103,9 @@ impl<'a> Plan<'a> {
     }
 
     /// `hidden[pair] = weight * swiglu(w1 x, w3 x)`.
-    fn up(&self, c: &Compute, x: MatRef<'_>, limit: f32, hidden: MatMut<'_>) {
+    fn up(&self, c: &Compute, x: &Activations<'_>, limit: f32, hidden: MatMut<'_>) {
+        let x =
+            Inputs::new(c, x, self.chosen.iter().flat_map(|chosen| [&chosen.weights.w1, &chosen.weights.w3]));
         for Chosen { weights, .. } in &self.chosen {
             let shape = (self.inter, x.cols());
             assert_eq!((weights.w1.rows(), weights.w1.cols()), shape, "w1");
@@ -118,7 +121,7 @@ impl<'a> Plan<'a> {
                 let Chosen { weights, pairs } = &self.chosen[item / panels];
                 let rows = panel_rows(item % panels, self.inter);
                 for pairs in blocks(pairs) {
-                    let inputs = Inputs::listed(x, &self.tokens[pairs.clone()]);
+                    let inputs = x.listed(&self.tokens[pairs.clone()]);
                     for (w, out) in [(&weights.w1, &mut gate), (&weights.w3, &mut up)] {
                         out.resize(pairs.len() * rows.len(), 0.0);
                         product(c.isa(), inputs, w, rows.clone(), out);
@@ -135,8 +138,9 @@ impl<'a> Plan<'a> {
     }
 
     /// `out[token] = sum of w2 hidden[pair]` over the token's pairs.
-    fn down(&self, c: &Compute, hidden: MatRef<'_>, out: MatMut<'_>) {
+    fn down(&self, c: &Compute, hidden: &Activations<'_>, out: MatMut<'_>) {
         let dim = out.cols();
+        let hidden = Inputs::new(c, hidden, self.chosen.iter().map(|chosen| &chosen.weights.w2));
         for Chosen { weights, .. } in &self.chosen {
             assert_eq!((weights.w2.rows(), weights.w2.cols()), (dim, self.inter), "w2");
         }
@@ -156,7 +160,7 @@ impl<'a> Plan<'a> {
                 for Chosen { weights, pairs } in &self.chosen {
                     for pairs in blocks(pairs) {
                         part.resize(pairs.len() * rows.len(), 0.0);
-                        let inputs = Inputs::range(hidden, pairs.clone());
+                        let inputs = hidden.range(pairs.clone());
                         product(c.isa(), inputs, &weights.w2, rows.clone(), &mut part);
                         for (token, part) in self.tokens[pairs].iter().zip(part.chunks_exact(rows.len())) {
                             // SAFETY: as above.

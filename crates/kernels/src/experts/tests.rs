@@ -33,7 +33,7 @@ fn case(stored: Stored, tokens: usize, k: usize, n: usize, (dim, inter): (usize,
 fn run(c: &Compute, case: &Case) -> Vec<f32> {
     let Case { x, ids, weights, experts: all } = case;
     let mut out = Matrix::from_vec(vec![f32::NAN; x.data().len()], x.cols());
-    experts(c, x.view(), ids, weights, all, LIMIT, out.view_mut());
+    experts(c, &Activations::new(x.view()), ids, weights, all, LIMIT, out.view_mut());
     out.into_vec()
 }
 
@@ -98,7 +98,8 @@ fn no_tokens_give_no_outputs_and_borrowed_experts_do_as_well() {
     let one = case(Stored::Bf16, 1, 2, 3, (32, 16));
     let borrowed: Vec<&ExpertWeights> = one.experts.iter().collect();
     let mut out = Matrix::zeros(1, 32);
-    experts(&scalar(), one.x.view(), &one.ids, &one.weights, &borrowed, LIMIT, out.view_mut());
+    let x = Activations::new(one.x.view());
+    experts(&scalar(), &x, &one.ids, &one.weights, &borrowed, LIMIT, out.view_mut());
     assert_eq!(out.into_vec(), run(&scalar(), &one));
     let none = Case {
         x: Matrix::zeros(0, 32),

@@ -7,13 +7,13 @@ mod tile;
 
 use std::marker::PhantomData;
 
-use cuvier_tensor::{MatMut, MatRef, WeightMatrix};
+use cuvier_tensor::{MatMut, WeightMatrix};
 
 pub(crate) use product::{Inputs, PANEL_ROWS, PANEL_TOKENS, product};
 
 use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
-use crate::{Compute, DisjointRows, Isa};
+use crate::{Activations, Compute, DisjointRows, Isa};
 use rows::{CHUNK, ForRows, Row, Rows, decode_chunks, for_rows};
 
 #[cfg(test)]
@@ -41,16 +41,16 @@ pub(crate) const MIN_PRODUCTS: usize = 1 << 17;
 ///
 /// # Panics
 /// If the shapes disagree.
-pub fn gemm(c: &Compute, x: MatRef<'_>, w: &WeightMatrix, out: MatMut<'_>) {
+pub fn gemm(c: &Compute, x: &Activations<'_>, w: &WeightMatrix, out: MatMut<'_>) {
     gemm_grouped(c, x, w, 1, out);
 }
 
-/// Product with a block-diagonal matrix: group `g` of the outputs sees group `g` of the inputs only,
-/// `out[t, g * rank + r] = sum over i of w[g * rank + r, i] * x[t, g * in + i]`.
+/// Product with a block-diagonal matrix: group `g` of the outputs sees group `g` of the inputs only, which is a row
+/// by itself, `out[t, g * rank + r] = sum over i of w[g * rank + r, i] * x[t * groups + g, i]`.
 ///
 /// | argument | shape                     | dtype                  | unit       |
 /// |----------|---------------------------|------------------------|------------|
-/// | `x`      | `[tokens, groups * in]`   | f32                    | activation |
+/// | `x`      | `[tokens * groups, in]`   | f32                    | activation |
 /// | `w`      | `[groups * rank, in]`     | F32, BF16, FP8 or FP4  | weight     |
 /// | `out`    | `[tokens, groups * rank]` | f32                    | activation |
 ///
@@ -60,25 +60,27 @@ pub fn gemm(c: &Compute, x: MatRef<'_>, w: &WeightMatrix, out: MatMut<'_>) {
 ///
 /// # Panics
 /// If the shapes disagree or the rows of `w` are not a whole number of groups.
-pub fn gemm_grouped(c: &Compute, x: MatRef<'_>, w: &WeightMatrix, groups: usize, out: MatMut<'_>) {
+pub fn gemm_grouped(c: &Compute, x: &Activations<'_>, w: &WeightMatrix, groups: usize, out: MatMut<'_>) {
     assert!(groups > 0 && w.rows().is_multiple_of(groups), "{} rows in {groups} groups", w.rows());
-    assert_eq!(x.cols(), groups * w.cols(), "inputs of {groups} groups");
-    assert_eq!((out.rows(), out.cols()), (x.rows(), w.rows()), "outputs");
+    let inputs = Inputs::new(c, x, [w]);
+    assert_eq!(inputs.cols(), w.cols(), "inputs");
+    assert_eq!((out.rows() * groups, out.cols()), (inputs.len(), w.rows()), "outputs of {groups} groups");
+    let n_tokens = out.rows();
     let rank = w.rows() / groups;
     let panels = rank.div_ceil(PANEL_ROWS);
-    let blocks = x.rows().div_ceil(PANEL_TOKENS);
-    let block_len = x.rows().div_ceil(blocks.max(1));
+    let blocks = n_tokens.div_ceil(PANEL_TOKENS);
+    let block_len = n_tokens.div_ceil(blocks.max(1));
     let out = DisjointRows::new(out.into_data(), w.rows());
     let min_len = MIN_PRODUCTS / (PANEL_ROWS * w.cols() * block_len).max(1);
     c.for_each_range(blocks * groups * panels, min_len, |items| {
         let mut part = Vec::new();
         for item in items {
             let (block, group, panel) = (item / panels / groups, item / panels % groups, item % panels);
-            let tokens = block * block_len..((block + 1) * block_len).min(x.rows());
+            let tokens = block * block_len..((block + 1) * block_len).min(n_tokens);
             let rows = group * rank + panel * PANEL_ROWS..group * rank + rank.min((panel + 1) * PANEL_ROWS);
             part.resize(tokens.len() * rows.len(), 0.0);
-            let x = x.columns(group * w.cols(), w.cols());
-            product(c.isa(), Inputs::range(x, tokens.clone()), w, rows.clone(), &mut part);
+            let x = inputs.every(tokens.start * groups + group, groups, tokens.len());
+            product(c.isa(), x, w, rows.clone(), &mut part);
             for (t, part) in tokens.zip(part.chunks_exact(rows.len())) {
                 // SAFETY: an item is one block of tokens and one panel of rows, and lies in one range only.
                 unsafe { out.part(t, rows.clone()) }.copy_from_slice(part);

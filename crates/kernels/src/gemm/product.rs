@@ -5,14 +5,14 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use cuvier_tensor::{MatRef, WeightMatrix};
+use cuvier_tensor::{MatRef, WeightFormat, WeightMatrix};
 
 use super::panel::{Panels, Scratch};
 use super::rows::{ForRows, Row, Rows, for_rows};
 use super::tile::stored_tile;
-use crate::Isa;
 use crate::isa::Vectorized;
 use crate::simd::Simd;
+use crate::{ACTIVATION_BLOCK, Activations, Compute, Isa, QuantisedRows};
 
 /// Rows of weights that are handled together: a divisor of the rows that share an FP8 scale, and few enough
 /// that their decoded columns stay in the cache.
@@ -20,48 +20,92 @@ pub(crate) const PANEL_ROWS: usize = 64;
 /// Tokens that are handled together: as many as keep their lane sums in the cache.
 pub(crate) const PANEL_TOKENS: usize = 96;
 
-/// The inputs of a product: rows of a matrix, all or some.
+/// The inputs of a product: rows of a matrix, all or some, as numbers and, where the weights ask for it, in eight
+/// bits.
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs<'a> {
-    x: MatRef<'a>,
+    exact: MatRef<'a>,
+    quantised: Option<&'a QuantisedRows>,
     rows: Selection<'a>,
 }
 
 #[derive(Clone, Copy)]
 enum Selection<'a> {
-    From(usize, usize),
+    Every { start: usize, step: usize, len: usize },
     These(&'a [u32]),
 }
 
 impl<'a> Inputs<'a> {
-    /// The rows `rows` of `x`.
-    pub(crate) fn range(x: MatRef<'a>, rows: Range<usize>) -> Self {
-        Self { x, rows: Selection::From(rows.start, rows.len()) }
+    /// All rows of `x`, for products with matrices in the formats of `weights`. Quantises them if need be, so it
+    /// must not be called by several tasks at once, which would wait for each other's threads.
+    pub(crate) fn new<'w>(
+        c: &Compute,
+        x: &'a Activations<'_>,
+        weights: impl IntoIterator<Item = &'w WeightMatrix>,
+    ) -> Self {
+        let quantised = weights.into_iter().any(takes_eight_bits).then(|| x.quantised(c));
+        let exact = x.exact();
+        Self { exact, quantised, rows: Selection::Every { start: 0, step: 1, len: exact.rows() } }
     }
 
-    /// The rows of `x` that `rows` lists.
-    pub(crate) fn listed(x: MatRef<'a>, rows: &'a [u32]) -> Self {
-        Self { x, rows: Selection::These(rows) }
+    /// The rows `rows` of the matrix.
+    pub(crate) fn range(self, rows: Range<usize>) -> Self {
+        self.every(rows.start, 1, rows.len())
     }
 
+    /// `len` rows of the matrix, `step` apart.
+    pub(crate) fn every(self, start: usize, step: usize, len: usize) -> Self {
+        Self { rows: Selection::Every { start, step, len }, ..self }
+    }
+
+    /// The rows of the matrix that `rows` lists.
+    pub(crate) fn listed(self, rows: &'a [u32]) -> Self {
+        Self { rows: Selection::These(rows), ..self }
+    }
+
+    /// How many rows there are.
     pub(crate) fn len(&self) -> usize {
         match self.rows {
-            Selection::From(_, len) => len,
+            Selection::Every { len, .. } => len,
             Selection::These(rows) => rows.len(),
         }
     }
 
-    pub(super) fn cols(&self) -> usize {
-        self.x.cols()
+    /// Numbers of a row.
+    pub(crate) fn cols(&self) -> usize {
+        self.exact.cols()
+    }
+
+    /// Row `t` of the selection.
+    #[inline(always)]
+    pub(crate) fn row(&self, t: usize) -> &'a [f32] {
+        self.exact.row(self.index(t))
+    }
+
+    /// Row `t` of the selection in eight bits, and the scale of each of its blocks.
+    ///
+    /// # Panics
+    /// If the inputs were made for weights that do not ask for it.
+    #[inline(always)]
+    #[expect(dead_code, reason = "products with FP8 and FP4 weights do not use it yet")]
+    pub(crate) fn quantised(&self, t: usize) -> (&'a [[i8; ACTIVATION_BLOCK]], &'a [f32]) {
+        let rows = self.quantised.expect("inputs are quantised for these weights");
+        let row = self.index(t);
+        (rows.codes(row), rows.scales(row))
     }
 
     #[inline(always)]
-    pub(super) fn row(&self, t: usize) -> &'a [f32] {
-        self.x.row(match self.rows {
-            Selection::From(start, _) => start + t,
+    fn index(&self, t: usize) -> usize {
+        match self.rows {
+            Selection::Every { start, step, .. } => start + t * step,
             Selection::These(rows) => rows[t] as usize,
-        })
+        }
     }
+}
+
+/// Whether products with `w` see their inputs in eight bits.
+fn takes_eight_bits(w: &WeightMatrix) -> bool {
+    matches!(w.format(), WeightFormat::Fp8 { .. } | WeightFormat::Fp4 { .. })
 }
 
 /// `out[t, r] = sum over i of w[rows.start + r, i] * x[t, i]`, `out` being `[x.len(), rows.len()]`; at most

@@ -3,13 +3,13 @@
 use cuvier_tensor::formats::{bf16_to_f32, e2m1_to_f32, e4m3_to_f32, e8m0_to_f32};
 use cuvier_tensor::{Dtype, MatRef, Tensor, WeightFormat, WeightMatrix};
 
-/// `out[t, g * rank + r] = sum over i of w[g * rank + r, i] * x[t, g * in + i]`, and the same sum over magnitudes.
+/// `out[t, g * rank + r] = sum over i of w[g * rank + r, i] * x[t * groups + g, i]`, and the same sum over magnitudes.
 pub(crate) fn gemm_grouped(x: MatRef<'_>, w: &WeightMatrix, groups: usize) -> Vec<(f64, f64)> {
     let rank = w.rows() / groups;
     let mut out = Vec::new();
-    for x in x.iter() {
+    for t in 0..x.rows() / groups {
         for row in 0..w.rows() {
-            let x = &x[row / rank * w.cols()..][..w.cols()];
+            let x = x.row(t * groups + row / rank);
             let products = || (0..w.cols()).map(|i| f64::from(weight(w, row, i)) * f64::from(x[i]));
             out.push((products().sum(), products().map(f64::abs).sum()));
         }

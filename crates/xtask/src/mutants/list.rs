@@ -210,9 +210,9 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "output groups are mixed up",
-        file: "crates/model/src/attention.rs",
-        from: "gemm_grouped(ctx.compute, o.view(), &self.wo_a, self.o_groups, z.view_mut());",
-        to: "gemm_grouped(ctx.compute, o.view(), &self.wo_a, 1, z.view_mut());",
+        file: "crates/kernels/src/gemm/mod.rs",
+        from: "inputs.every(tokens.start * groups + group, groups, tokens.len())",
+        to: "inputs.every(tokens.start * groups + groups - 1 - group, groups, tokens.len())",
     },
     Mutant {
         name: "w1 and w3 are exchanged",
