@@ -18,7 +18,7 @@ enum Command {
     Tidy,
     /// Make recorded truths again; needs Python and its package registry. Without names: all of them.
     Fixtures {
-        /// `parity`, `modules`, `calf`, `encoding`, `tokenizer`
+        /// `parity`, `modules`, `arithmetic`, `calf`, `encoding`, `tokenizer`
         names: Vec<String>,
     },
     /// Apply known porting bugs one by one to a copy of the tree and report which ones the tests catch.
