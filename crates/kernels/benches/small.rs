@@ -61,7 +61,7 @@ fn main() {
     let c = Compute::new(Isa::best(), NonZeroUsize::MIN).expect("one thread needs no pool");
     println!("{}, 1 thread", c.isa().name());
     for shapes in &MODELS {
-        for tokens in [1, 512] {
+        for tokens in [1, 64, 512] {
             let bench = Bench { c: &c, shapes, tokens, filter: &filter };
             bench.hyper_connections();
             bench.norms_and_rotations();

@@ -106,4 +106,20 @@ impl<'a, T> DisjointRows<'a, T> {
         // SAFETY: the range lies inside the borrowed slice by the assertion; the caller keeps parts disjoint.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.cols + cols.start), cols.len()) }
     }
+
+    /// The whole rows `rows`.
+    ///
+    /// # Safety
+    /// As for [`DisjointRows::part`].
+    ///
+    /// # Panics
+    /// If they do not exist.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn rows(&self, rows: Range<usize>) -> &'a mut [T] {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?}");
+        // SAFETY: the rows lie inside the borrowed slice by the assertion; the caller keeps parts disjoint.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.data.add(rows.start * self.cols), rows.len() * self.cols)
+        }
+    }
 }

@@ -3,8 +3,12 @@
 use cuvier_tensor::{MatMut, MatRef, Matrix, TensorError, WeightFormat, WeightMatrix};
 
 use crate::rms_norm::inverse_rms;
+use crate::simd::LANES;
+#[cfg(doc)]
+use crate::simd::Simd;
 use crate::{Compute, DisjointRows};
 
+mod gates;
 mod project;
 #[cfg(test)]
 mod reference;
@@ -13,13 +17,15 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
+use gates::{Block, Gates, HeadToken};
+use project::{Rows, project};
 pub use streams::{hc_collapse, hc_expand};
 
 /// The most residual streams that the operations take.
 pub const HC_MULT_MAX: usize = 8;
 
-/// Tokens whose mixing numbers one task computes, at least: each takes about a microsecond.
-const TOKENS_PER_TASK_MIN: usize = 32;
+/// Blocks of sixteen tokens whose mixing numbers one task computes, at least: each takes about three microseconds.
+const BLOCKS_PER_TASK_MIN: usize = 2;
 
 /// The constants of all hyper-connections of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,7 +49,7 @@ pub struct HcConfig {
 /// | `scale` | `[3]`: of pre, post and comb                    | f32   |
 #[derive(Clone, Debug, PartialEq)]
 pub struct HyperConnection {
-    r#fn: Matrix,
+    r#fn: Rows,
     base: Vec<f32>,
     scale: [f32; 3],
 }
@@ -79,7 +85,7 @@ impl HyperConnection {
 /// | `scale` | `[1]`                         | f32   |
 #[derive(Clone, Debug, PartialEq)]
 pub struct HcHead {
-    r#fn: Matrix,
+    r#fn: Rows,
     base: Vec<f32>,
     scale: f32,
 }
@@ -140,9 +146,9 @@ pub struct HcMix {
 /// | `streams` | `[tokens, hc_mult * hidden]` | f32   | activation, stream by stream |
 /// | result    | see [`HcMix`]                | f32   | |
 ///
-/// Projections and `v²` are summed in f32 in the order of [`crate::simd::Simd::dot`]. Mean, root and reciprocal are
-/// f64, rounded to f32 once. Each sigmoid and each exponential is computed in f64 from its f32 argument and rounded
-/// once; everything else is f32, sums in ascending index.
+/// Projections and `v²` are summed in f32 in the order of [`Simd::dot`]. Mean, root and reciprocal are f64, rounded
+/// to f32 once; everything else is f32, sums in ascending index, `sigmoid(x) = 1 / (1 + e^-x)` and exponentials as
+/// in [`Simd::exp`].
 ///
 /// Source: DeepSeek-V4 `inference/model.py`, `Block.hc_pre` and `hc_split_sinkhorn`.
 ///
@@ -151,8 +157,9 @@ pub struct HcMix {
 pub fn hc_mix(c: &Compute, streams: MatRef<'_>, params: &HyperConnection, cfg: &HcConfig) -> HcMix {
     let n = cfg.hc_mult;
     assert_eq!(params.base.len(), (2 + n) * n, "weights of {n} streams");
+    assert_eq!(streams.cols(), params.r#fn.cols(), "weights for these streams");
     let tokens = streams.rows();
-    let m = normalised_projections(c, streams, &params.r#fn, cfg.norm_eps);
+    let projections = project(c, streams, &params.r#fn);
     let mut mix = HcMix {
         pre: Matrix::zeros(tokens, n),
         post: Matrix::zeros(tokens, n),
@@ -161,17 +168,17 @@ pub fn hc_mix(c: &Compute, streams: MatRef<'_>, params: &HyperConnection, cfg: &
     let pre = DisjointRows::new(mix.pre.data_mut(), n);
     let post = DisjointRows::new(mix.post.data_mut(), n);
     let comb = DisjointRows::new(mix.comb.data_mut(), n * n);
-    c.for_each_range(tokens, TOKENS_PER_TASK_MIN, |rows| {
-        for row in rows {
-            // SAFETY: each row belongs to exactly one range.
+    let gates = Gates { params, cfg };
+    c.for_each_range(tokens.div_ceil(LANES), BLOCKS_PER_TASK_MIN, |blocks| {
+        for block in blocks {
+            let rows = block * LANES..tokens.min((block + 1) * LANES);
+            // SAFETY: each block belongs to exactly one range.
             let (pre, post, comb) =
-                unsafe { (pre.part(row, 0..n), post.part(row, 0..n), comb.part(row, 0..n * n)) };
-            let [m_pre, m_post, m_comb] = parts(m.row(row), n);
-            let [base_pre, base_post, base_comb] = parts(&params.base, n);
-            gates(m_pre, params.scale[0], base_pre, pre, |x| sigmoid(x) + cfg.hc_eps);
-            gates(m_post, params.scale[1], base_post, post, |x| 2.0 * sigmoid(x));
-            gates(m_comb, params.scale[2], base_comb, comb, |x| x);
-            sinkhorn::normalise(comb, n, cfg.sinkhorn_iters, cfg.hc_eps);
+                unsafe { (pre.rows(rows.clone()), post.rows(rows.clone()), comb.rows(rows.clone())) };
+            let projections =
+                &projections.data()[rows.start * projections.cols()..][..rows.len() * projections.cols()];
+            let block = Block { gates, projections, pre, post, comb };
+            block.mix(c.isa());
         }
     });
     mix
@@ -198,24 +205,17 @@ pub fn hc_mix(c: &Compute, streams: MatRef<'_>, params: &HyperConnection, cfg: &
 pub fn hc_head(c: &Compute, streams: MatRef<'_>, params: &HcHead, cfg: &HcConfig, out: MatMut<'_>) {
     let n = cfg.hc_mult;
     assert_eq!(params.base.len(), n, "weights of {n} streams");
-    let m = normalised_projections(c, streams, &params.r#fn, cfg.norm_eps);
+    assert_eq!(streams.cols(), params.r#fn.cols(), "weights for these streams");
+    let projections = project(c, streams, &params.r#fn);
     let mut pre = Matrix::zeros(streams.rows(), n);
     for row in 0..streams.rows() {
-        gates(&m.row(row)[..n], params.scale, &params.base, pre.row_mut(row), |x| sigmoid(x) + cfg.hc_eps);
+        let (projections, square_sum) = projections.row(row).split_at(n);
+        let factor = inverse_rms(square_sum[0], streams.cols(), cfg.norm_eps);
+        let HcHead { scale, ref base, .. } = *params;
+        let pre = pre.row_mut(row);
+        c.isa().dispatch(HeadToken { projections, factor, scale, base, eps: cfg.hc_eps, pre });
     }
     hc_collapse(c, streams, &pre, out);
-}
-
-/// `(fn * v) / sqrt(mean(v²) + eps)` per token, in the first `fn.rows()` columns.
-fn normalised_projections(c: &Compute, streams: MatRef<'_>, r#fn: &Matrix, eps: f32) -> Matrix {
-    assert_eq!(streams.cols(), r#fn.cols(), "weights for these streams");
-    let mut m = project::project(c, streams, r#fn);
-    for row in 0..m.rows() {
-        let (projections, square_sum) = m.row_mut(row).split_at_mut(r#fn.rows());
-        let factor = inverse_rms(square_sum[0], streams.cols(), eps);
-        projections.iter_mut().for_each(|m| *m *= factor);
-    }
-    m
 }
 
 /// The numbers of pre, post and comb among the `(2 + n) * n` of a token.
@@ -223,19 +223,8 @@ fn parts(numbers: &[f32], n: usize) -> [&[f32]; 3] {
     [&numbers[..n], &numbers[n..2 * n], &numbers[2 * n..(2 + n) * n]]
 }
 
-/// `out = f(m * scale + base)`.
-fn gates(m: &[f32], scale: f32, base: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
-    for ((out, &m), &base) in out.iter_mut().zip(m).zip(base) {
-        *out = f(m * scale + base);
-    }
-}
-
-fn sigmoid(x: f32) -> f32 {
-    (1.0 / (1.0 + (-f64::from(x)).exp())) as f32
-}
-
 /// `weight` as f32, if it is `rows` rows over `hc_mult` equally long streams.
-fn widen(weight: &WeightMatrix, rows: usize, hc_mult: usize) -> Result<Matrix, TensorError> {
+fn widen(weight: &WeightMatrix, rows: usize, hc_mult: usize) -> Result<Rows, TensorError> {
     assert!((1..=HC_MULT_MAX).contains(&hc_mult), "{hc_mult} streams, not 1 to {HC_MULT_MAX}");
     let cols = weight.cols();
     let numbers = match weight.format() {
@@ -244,7 +233,7 @@ fn widen(weight: &WeightMatrix, rows: usize, hc_mult: usize) -> Result<Matrix, T
     };
     match numbers {
         Some(numbers) if weight.rows() == rows && cols > 0 && cols.is_multiple_of(hc_mult) => {
-            Ok(Matrix::from_vec(numbers, cols))
+            Ok(Rows::pack(&numbers, cols))
         }
         _ => Err(TensorError::Format {
             part: "hc fn",

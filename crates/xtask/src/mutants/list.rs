@@ -85,8 +85,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the eps after Sinkhorn's softmax is left out",
         file: "crates/kernels/src/hyper_connection/sinkhorn.rs",
-        from: ".map(|p| p + eps))",
-        to: ".map(|p| p))",
+        from: "c[j][k].over(sum).plus(eps);",
+        to: "c[j][k].over(sum);",
     },
     Mutant {
         name: "the eps of a norm stands outside the root",

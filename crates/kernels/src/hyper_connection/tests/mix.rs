@@ -35,6 +35,10 @@ fn logit_bound(v: &[f64], row: &[f64], scale: f64, base: f64, norm_eps: f64) -> 
     (1.5 * adds + 7.0) * U * reference::logits(&magnitudes(v), &terms)[0]
 }
 
+/// How far a gate may be from that of its computed logit, relatively: the exponential is within two units in the
+/// last place, four roundings; the sum below, the quotient and the eps or factor round too; one for second order.
+const GATE: f64 = 8.0 * U;
+
 /// Checks the mix of one token; `extra` is what else may be off, relatively.
 fn check(mix: [&[f32]; 3], v: &[f32], drawn: &Drawn, cfg: &HcConfig, extra: f64) {
     let (n, v, base) = (cfg.hc_mult, wide(v), wide(&drawn.base));
@@ -44,11 +48,11 @@ fn check(mix: [&[f32]; 3], v: &[f32], drawn: &Drawn, cfg: &HcConfig, extra: f64)
     let logits = reference::logits(&v, &w);
     let bounds: Vec<f64> =
         (0..logits.len()).map(|i| logit_bound(&v, &drawn.rows[i], scale[i], base[i], norm_eps)).collect();
-    // A sigmoid is at most a quarter as steep as its argument; then two roundings.
+    // A sigmoid is at most a quarter as steep as its argument.
     let eps = f64::from(cfg.hc_eps);
     let gate = |i: usize, factor: f64, eps: f64| {
         let exact = factor * reference::sigmoid(logits[i]) + eps;
-        (exact, factor * bounds[i] / 4.0 + (3.0 * U + extra) * exact)
+        (exact, factor * bounds[i] / 4.0 + (GATE + extra) * exact)
     };
     assert_within(mix[0], (0..n).map(|i| gate(i, 1.0, eps)), "pre");
     assert_within(mix[1], (n..2 * n).map(|i| gate(i, 2.0, 0.0)), "post");
@@ -161,7 +165,7 @@ fn the_head_collapses_with_its_own_gates() {
             let pre: Vec<f64> =
                 logits.iter().map(|&x| reference::sigmoid(x) + f64::from(cfg.hc_eps)).collect();
             let off: Vec<f64> = (0..n)
-                .map(|i| logit_bound(&v, &drawn.rows[i], 1.5, base[i], norm_eps) / 4.0 + 3.0 * U * pre[i])
+                .map(|i| logit_bound(&v, &drawn.rows[i], 1.5, base[i], norm_eps) / 4.0 + GATE * pre[i])
                 .map(|off| off + (n + 1) as f64 * U * 1.1)
                 .collect();
             let bounds = reference::collapse(&magnitudes(&v), &off);

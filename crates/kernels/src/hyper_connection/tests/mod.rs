@@ -21,10 +21,10 @@ fn magnitudes(numbers: &[f64]) -> Vec<f64> {
 
 /// How far a computed square may be from the exact one, relatively, when every logit is off by at most `logit`.
 ///
-/// Seen in logarithms, the entries before the loop are off by `first`: the logit and the largest one, and six
-/// roundings. Each half step divides by sums of n entries and eps; it does not enlarge the spread of the errors
+/// Seen in logarithms, the entries before the loop are off by `first`: the logit and the largest one, and ten
+/// roundings, four of them the exponential's. Each half step divides by sums of n entries and eps; it does not enlarge the spread of the errors
 /// that the divisors have, but adds that of the entries and n + 2 roundings of its own, on both sides.
 fn square_bound(n: usize, iters: usize, logit: f64) -> f64 {
-    let first = 2.0 * logit + 6.0 * U;
+    let first = 2.0 * logit + 10.0 * U;
     (2 * iters) as f64 * 2.0 * (first + (n + 2) as f64 * U)
 }

@@ -2,10 +2,13 @@
 
 use super::*;
 
-/// `normalise` on these logits, and the reference.
+/// The square of these logits, and the reference.
 fn both(logits: &[f32], n: usize, iters: usize, eps: f32) -> (Vec<f32>, Vec<f64>) {
-    let mut got = logits.to_vec();
-    sinkhorn::normalise(&mut got, n, iters, eps);
+    let got = everywhere(|c| {
+        let mut square = logits.to_vec();
+        c.isa().dispatch(gates::Square { square: &mut square, n, iters, eps });
+        square
+    });
     (got, reference::sinkhorn(&wide(logits), n, iters, f64::from(eps)))
 }
 
