@@ -1,68 +1,7 @@
-//! What operations run on: an instruction set and a pool of threads.
+//! Outputs that several tasks write at once.
 
 use std::marker::PhantomData;
-use std::num::NonZeroUsize;
 use std::ops::Range;
-
-use rayon::prelude::*;
-
-use crate::Isa;
-
-/// An instruction set and the threads that share an operation's work. Two of them may live in one process.
-#[derive(Debug)]
-pub struct Compute {
-    isa: Isa,
-    pool: Option<rayon::ThreadPool>,
-}
-
-impl Compute {
-    /// `threads` threads on `isa`; one thread means the caller's own.
-    ///
-    /// # Errors
-    /// If the operating system refuses the threads.
-    pub fn new(isa: Isa, threads: NonZeroUsize) -> std::io::Result<Self> {
-        let pool = match threads.get() {
-            1 => None,
-            n => Some(
-                rayon::ThreadPoolBuilder::new()
-                    .num_threads(n)
-                    .thread_name(|i| format!("cuvier-{i}"))
-                    .build()
-                    .map_err(std::io::Error::other)?,
-            ),
-        };
-        Ok(Self { isa, pool })
-    }
-
-    /// The instruction set.
-    pub fn isa(&self) -> Isa {
-        self.isa
-    }
-
-    /// How many threads share the work.
-    pub fn threads(&self) -> usize {
-        self.pool.as_ref().map_or(1, rayon::ThreadPool::current_num_threads)
-    }
-
-    /// Runs `task(0)` to `task(tasks - 1)`, each once, in any order, on any thread. Returns when all are done.
-    /// Results must not depend on who ran what: tasks write disjoint outputs and share no sum.
-    pub fn for_each(&self, tasks: usize, task: impl Fn(usize) + Sync) {
-        match &self.pool {
-            Some(pool) if tasks > 1 => {
-                pool.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(&task));
-            }
-            _ => (0..tasks).for_each(task),
-        }
-    }
-
-    /// Splits `0..items` into consecutive ranges and runs `task` on each: a few ranges per thread, none shorter
-    /// than `min_len` items except the last, so that work too small to share stays on one thread.
-    pub fn for_each_range(&self, items: usize, min_len: usize, task: impl Fn(Range<usize>) + Sync) {
-        let wanted = if self.threads() == 1 { 1 } else { self.threads() * 4 };
-        let len = items.div_ceil(wanted).max(min_len).max(1);
-        self.for_each(items.div_ceil(len), |i| task(i * len..((i + 1) * len).min(items)));
-    }
-}
 
 /// A matrix whose parts several tasks write at once, each part by exactly one task.
 #[derive(Clone, Copy, Debug)]
