@@ -43,7 +43,7 @@ impl Bench {
             for _ in 0..competitors {
                 scope.spawn(|| {
                     while !stop.load(Ordering::Relaxed) {
-                        std::hint::spin_loop()
+                        std::hint::spin_loop();
                     }
                 });
             }
