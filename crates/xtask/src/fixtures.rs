@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
+
+use crate::process::call;
 
 /// One script in `fixtures/` and what it needs.
 struct Recipe {
@@ -76,13 +78,4 @@ fn make(root: &Path, recipe: &Recipe) -> anyhow::Result<()> {
         call(Command::new(&python).args(["-c", COPY_TOKENIZER]).arg(target))?;
     }
     call(Command::new(&python).arg(root.join(recipe.script)).args(recipe.arguments).current_dir(root))
-}
-
-fn call(command: &mut Command) -> anyhow::Result<()> {
-    eprintln!("{command:?}");
-    let status = command.status().with_context(|| format!("{command:?}"))?;
-    if !status.success() {
-        bail!("{command:?}: {status}");
-    }
-    Ok(())
 }

@@ -4,6 +4,8 @@
 
 mod fixtures;
 mod mutants;
+mod peers;
+mod process;
 mod tidy;
 
 use std::path::PathBuf;
@@ -30,6 +32,9 @@ enum Command {
         #[arg(long)]
         list: bool,
     },
+    /// Time the same synthetic weights in llama.cpp and here, in turns; needs Python, its package registry, a C++
+    /// compiler, 20 GB of disk and of memory.
+    Peers(peers::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -38,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         Command::Tidy => tidy::run(&root),
         Command::Fixtures { names } => fixtures::run(&root, &names),
         Command::Mutants { only, list } => mutants::run(&root, only.as_deref(), list),
+        Command::Peers(args) => peers::run(&root, &args),
     }
 }
 
