@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use cuvier_kernels::{
     CompressorShape, Compute, EntryCodec, HcConfig, HcMix, HyperConnection, IndexKeyCodec, Isa, KvFormat,
     RopeTable, Rotation, add, compress, compressor_rows, embed, encode_entries, encode_index_keys, hadamard,
-    hc_collapse, hc_expand, hc_mix, quantise, quantise_index_queries, replicate, rms_norm, rms_norm_in_place,
-    rope, route_by_score, scale, swiglu,
+    hc_collapse, hc_expand, hc_mix, norm_and_rope, quantise, quantise_index_queries, replicate,
+    rms_norm_in_place, rope, route_by_score, scale, swiglu,
 };
 use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
 
@@ -106,8 +106,9 @@ impl Bench<'_> {
             });
         }
         let mut out = Matrix::zeros(tokens, hidden);
+        let norm = vec![1.0; hidden];
         self.time("hc_collapse", tokens * 4 * (cols + hidden), || {
-            hc_collapse(c, streams.view(), &mix.pre, out.view_mut());
+            hc_collapse(c, streams.view(), &mix.pre, &norm, 1e-6, out.view_mut());
         });
         // Numbers of a mean, so that repetition neither grows nor vanishes.
         let share = |_: usize| 1.0 / STREAMS as f32;
@@ -124,28 +125,25 @@ impl Bench<'_> {
     fn norms_and_rotations(&self) {
         let Shapes { hidden, heads, head_dim, rope_dim, q_lora_rank, .. } = *self.shapes;
         let (c, tokens) = (self.c, self.tokens);
-        let (x, weight) = (numbers(tokens, hidden), vec![1.0; hidden]);
-        let mut out = Matrix::zeros(tokens, hidden);
-        self.time("rms_norm hidden", tokens * 8 * hidden, || {
-            rms_norm(c, x.view(), Some(&weight), 1e-6, out.view_mut());
-        });
+        let weight = vec![1.0; q_lora_rank];
         let mut qr = numbers(tokens, q_lora_rank);
         self.time("rms_norm_in_place q_lora_rank", tokens * 8 * q_lora_rank, || {
-            rms_norm_in_place(c, qr.view_mut(), Some(&weight[..q_lora_rank]), 1e-6);
+            rms_norm_in_place(c, qr.view_mut(), Some(&weight), 1e-6);
         });
         let mut q = numbers(tokens * heads, head_dim);
-        self.time("rms_norm_in_place heads", tokens * 8 * heads * head_dim, || {
-            rms_norm_in_place(c, q.view_mut(), None, 1e-6);
-        });
         let table = RopeTable::plain(10000.0, rope_dim);
         let positions: Vec<u32> = (0..tokens as u32).collect();
         self.time("angles", tokens * 4 * rope_dim, || {
             table.angles(&positions);
         });
         let angles = table.angles(&positions);
+        self.time("norm_and_rope heads", tokens * 8 * heads * head_dim, || {
+            norm_and_rope(c, q.view_mut(), None, 1e-6, heads, &angles);
+        });
         self.time("rope heads", tokens * 8 * heads * rope_dim, || {
             rope(c, q.view_mut(), heads, &angles, Rotation::Forward);
         });
+        let x = numbers(tokens, hidden);
         self.time("quantise hidden", tokens * 5 * hidden, || {
             quantise(c, x.view());
         });

@@ -53,8 +53,8 @@ pub use hyper_connection::{
 pub use index_select::{IndexSegment, Selection, index_select};
 pub use isa::{Isa, Vectorized};
 pub use quantise::{ACTIVATION_BLOCK, Activations, QuantisedRows, quantise};
-pub use rms_norm::{rms_norm, rms_norm_in_place};
+pub use rms_norm::rms_norm_in_place;
 pub use roof::{Roof, measure_roof};
-pub use rope::{RopeAngles, RopeTable, Rotation, rope};
+pub use rope::{RopeAngles, RopeTable, Rotation, norm_and_rope, rope};
 pub use router::{Routing, route_by_hash, route_by_score};
 pub use swiglu::swiglu;

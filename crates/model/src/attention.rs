@@ -2,7 +2,7 @@
 
 use cuvier_kernels::{
     Activations, AttentionConfig, AttentionSegment, Entries, EntryCodec, KvFormat, RopeTable, Rotation,
-    attention, encode_entries, gemm, gemm_grouped, rms_norm_in_place, rope,
+    attention, encode_entries, gemm, gemm_grouped, norm_and_rope, rms_norm_in_place, rope,
 };
 use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
 
@@ -92,15 +92,15 @@ impl Attention {
     ) -> Matrix {
         let tokens = x.rows();
         let x = &Activations::new(x.view());
-        let qr = self.linear(x, &self.wq_a, ctx);
-        let qr = self.normed(qr, &self.q_norm, ctx);
+        let mut qr = self.linear(x, &self.wq_a, ctx);
+        rms_norm_in_place(ctx.compute, qr.view_mut(), Some(&self.q_norm), self.rms_norm_eps);
         let qr = &Activations::new(qr.view());
         let q = self.queries(qr, step, ctx);
         ctx.probe("attn.q", &q);
 
-        let kv = self.linear(x, &self.wkv, ctx);
-        let mut kv = self.normed(kv, &self.kv_norm, ctx);
-        rope(ctx.compute, kv.view_mut(), 1, step.angles, Rotation::Forward);
+        let mut kv = self.linear(x, &self.wkv, ctx);
+        let norm = Some(&self.kv_norm[..]);
+        norm_and_rope(ctx.compute, kv.view_mut(), norm, self.rms_norm_eps, 1, step.angles);
         ctx.probe("attn.kv", &kv);
         self.append_window(&kv, step, states, ctx);
 
@@ -122,17 +122,12 @@ impl Attention {
         out
     }
 
-    fn normed(&self, mut x: Matrix, weight: &[f32], ctx: &mut Ctx<'_>) -> Matrix {
-        rms_norm_in_place(ctx.compute, x.view_mut(), Some(weight), self.rms_norm_eps);
-        x
-    }
-
     /// `[tokens, num_attention_heads * head_dim]`: each head normed by itself, then rotated.
     fn queries(&self, qr: &Activations<'_>, step: &Step<'_>, ctx: &mut Ctx<'_>) -> Matrix {
         let q = self.linear(qr, &self.wq_b, ctx);
         let mut q = Matrix::from_vec(q.into_vec(), self.head_dim);
-        rms_norm_in_place(ctx.compute, q.view_mut(), None, self.rms_norm_eps);
-        rope(ctx.compute, q.view_mut(), self.num_attention_heads, step.angles, Rotation::Forward);
+        let heads = self.num_attention_heads;
+        norm_and_rope(ctx.compute, q.view_mut(), None, self.rms_norm_eps, heads, step.angles);
         Matrix::from_vec(q.into_vec(), self.num_attention_heads * self.head_dim)
     }
 

@@ -1,8 +1,7 @@
 //! The compressor: every `ratio` tokens become one entry, a learned weighted sum per channel.
 
 use cuvier_kernels::{
-    Activations, CompressorShape, RopeTable, Rotation, compress, compressor_rows, gemm, rms_norm_in_place,
-    rope,
+    Activations, CompressorShape, RopeTable, compress, compressor_rows, gemm, norm_and_rope,
 };
 use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
 
@@ -66,8 +65,8 @@ impl Compressor {
             starts.extend(blocks.map(|block| (block * ratio) as u32));
         }
         let mut entries = Matrix::from_vec(entries, dim);
-        rms_norm_in_place(c, entries.view_mut(), Some(&self.norm), self.rms_norm_eps);
-        rope(c, entries.view_mut(), 1, &table.angles(&starts), Rotation::Forward);
+        let angles = table.angles(&starts);
+        norm_and_rope(c, entries.view_mut(), Some(&self.norm), self.rms_norm_eps, 1, &angles);
         (entries, counts)
     }
 }

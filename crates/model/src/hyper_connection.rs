@@ -18,11 +18,11 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// The sublayer's input `[tokens, hidden_size]`, and the mix that [`Connection::post`] needs.
-    pub fn pre(&self, streams: &Streams, ctx: &mut Ctx<'_>) -> (Matrix, HcMix) {
+    /// The sublayer's input `[tokens, hidden_size]` with the gain `norm`, and the mix that [`Connection::post`] needs.
+    pub fn pre(&self, streams: &Streams, norm: &[f32], ctx: &mut Ctx<'_>) -> (Matrix, HcMix) {
         let mix = hc_mix(ctx.compute, streams.view(), &self.hc, &self.config);
         let mut x = Matrix::zeros(streams.rows(), streams.cols() / self.config.hc_mult);
-        hc_collapse(ctx.compute, streams.view(), &mix.pre, x.view_mut());
+        hc_collapse(ctx.compute, streams.view(), &mix.pre, norm, self.config.norm_eps, x.view_mut());
         (x, mix)
     }
 

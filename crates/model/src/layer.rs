@@ -1,11 +1,10 @@
 //! One layer: attention and experts, each between a reading and a writing of the residual streams.
 
+use crate::Ctx;
 use crate::attention::{Attention, SegmentState};
 use crate::hyper_connection::{Connection, Streams};
 use crate::moe::Moe;
 use crate::step::Step;
-use crate::{Ctx, Matrix};
-use cuvier_kernels::rms_norm;
 
 /// A layer of the backbone, or the one inside the MTP block.
 pub struct Layer {
@@ -15,7 +14,6 @@ pub struct Layer {
     pub(crate) hc_ffn: Connection,
     pub(crate) ffn_norm: Vec<f32>,
     pub(crate) ffn: Moe,
-    pub(crate) rms_norm_eps: f32,
 }
 
 impl Layer {
@@ -29,25 +27,17 @@ impl Layer {
         states: &mut [SegmentState<'_>],
         ctx: &mut Ctx<'_>,
     ) {
-        let (x, mix) = self.hc_attn.pre(streams, ctx);
-        let x = self.norm(&x, &self.attn_norm, ctx);
+        let (x, mix) = self.hc_attn.pre(streams, &self.attn_norm, ctx);
         ctx.probe("attn.in", &x);
         let x = self.attn.forward(&x, step, states, ctx);
         ctx.probe("attn.out", &x);
         self.hc_attn.post(streams, &x, &mix, ctx);
 
-        let (x, mix) = self.hc_ffn.pre(streams, ctx);
-        let x = self.norm(&x, &self.ffn_norm, ctx);
+        let (x, mix) = self.hc_ffn.pre(streams, &self.ffn_norm, ctx);
         ctx.probe("ffn.in", &x);
         let x = self.ffn.forward(&x, step.tokens, ctx);
         ctx.probe("ffn.out", &x);
         self.hc_ffn.post(streams, &x, &mix, ctx);
         ctx.probe("streams", streams);
-    }
-
-    fn norm(&self, x: &Matrix, weight: &[f32], ctx: &mut Ctx<'_>) -> Matrix {
-        let mut out = Matrix::zeros(x.rows(), x.cols());
-        rms_norm(ctx.compute, x.view(), Some(weight), self.rms_norm_eps, out.view_mut());
-        out
     }
 }

@@ -146,7 +146,6 @@ impl Loader<'_> {
             hc_ffn: self.connection(&format!("{prefix}.hc_ffn"))?,
             ffn_norm: self.vector(&format!("{prefix}.ffn_norm.weight"))?,
             ffn: self.moe(id, &format!("{prefix}.ffn"))?,
-            rms_norm_eps: self.config.rms_norm_eps,
         })
     }
 

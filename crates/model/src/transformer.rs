@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use cuvier_kernels::{
-    Activations, HcConfig, HcHead, KvFormat, RopeTable, embed, gemm, hc_head, replicate, rms_norm_in_place,
-};
+use cuvier_kernels::{Activations, HcConfig, HcHead, KvFormat, RopeTable, embed, gemm, hc_head, replicate};
 use cuvier_tensor::{Matrix, WeightMatrix};
 use cuvier_types::{Batch, LogitRows};
 use cuvier_weights::ModelConfig;
@@ -177,8 +175,7 @@ pub(crate) fn head(
     ctx: &mut Ctx<'_>,
 ) -> Matrix {
     let mut h = Matrix::zeros(streams.rows(), weight.cols());
-    hc_head(ctx.compute, streams.view(), hc, config, h.view_mut());
-    rms_norm_in_place(ctx.compute, h.view_mut(), Some(norm), config.norm_eps);
+    hc_head(ctx.compute, streams.view(), hc, config, norm, h.view_mut());
     ctx.probe("norm", &h);
     let mut logits = Matrix::zeros(h.rows(), weight.rows());
     gemm(ctx.compute, &Activations::new(h.view()), weight, logits.view_mut());

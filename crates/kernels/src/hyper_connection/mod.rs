@@ -184,25 +184,33 @@ pub fn hc_mix(c: &Compute, streams: MatRef<'_>, params: &HyperConnection, cfg: &
     mix
 }
 
-/// Collapses the streams `v` of each token for the final norm.
+/// Collapses the streams `v` of each token and norms them for the LM head.
 ///
 /// ```text
 /// w   = sigmoid((fn * v) / sqrt(mean(v²) + norm_eps) * scale + base) + hc_eps
-/// out = sum over j of w[j] * stream j
+/// out = rms_norm(sum over j of w[j] * stream j)
 /// ```
 ///
 /// | argument  | shape                        | dtype | unit |
 /// |-----------|------------------------------|-------|------|
 /// | `streams` | `[tokens, hc_mult * hidden]` | f32   | activation, stream by stream |
+/// | `norm`    | `[hidden]`                   | f32   | gain |
 /// | `out`     | `[tokens, hidden]`           | f32   | activation |
 ///
 /// Arithmetic as in [`hc_mix`] and [`hc_collapse`].
 ///
-/// Source: DeepSeek-V4 `inference/model.py`, `ParallelHead.hc_head`.
+/// Source: DeepSeek-V4 `inference/model.py`, `ParallelHead.hc_head` and the norm that follows it.
 ///
 /// # Panics
 /// If the shapes disagree.
-pub fn hc_head(c: &Compute, streams: MatRef<'_>, params: &HcHead, cfg: &HcConfig, out: MatMut<'_>) {
+pub fn hc_head(
+    c: &Compute,
+    streams: MatRef<'_>,
+    params: &HcHead,
+    cfg: &HcConfig,
+    norm: &[f32],
+    out: MatMut<'_>,
+) {
     let n = cfg.hc_mult;
     assert_eq!(params.base.len(), n, "weights of {n} streams");
     assert_eq!(streams.cols(), params.r#fn.cols(), "weights for these streams");
@@ -215,7 +223,7 @@ pub fn hc_head(c: &Compute, streams: MatRef<'_>, params: &HcHead, cfg: &HcConfig
         let pre = pre.row_mut(row);
         c.isa().dispatch(HeadToken { projections, factor, scale, base, eps: cfg.hc_eps, pre });
     }
-    hc_collapse(c, streams, &pre, out);
+    hc_collapse(c, streams, &pre, norm, cfg.norm_eps, out);
 }
 
 /// The numbers of pre, post and comb among the `(2 + n) * n` of a token.

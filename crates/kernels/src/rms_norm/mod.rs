@@ -1,6 +1,6 @@
 //! Root-mean-square normalisation.
 
-use cuvier_tensor::{MatMut, MatRef};
+use cuvier_tensor::MatMut;
 
 use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
@@ -14,37 +14,17 @@ mod tests;
 /// Fewer numbers than this are not worth a second thread.
 const NUMBERS_PER_TASK_MIN: usize = 1 << 16;
 
-/// Root-mean-square normalisation of each row: `out = x / sqrt(mean(x²) + eps) * weight`.
+/// Root-mean-square normalisation of each row: `x = x / sqrt(mean(x²) + eps) * weight`.
 ///
 /// | argument | shape         | dtype | unit       |
 /// |----------|---------------|-------|------------|
 /// | `x`      | `[rows, dim]` | f32   | activation |
 /// | `weight` | `[dim]`       | f32   | gain; none means 1 |
-/// | `out`    | `[rows, dim]` | f32   | activation |
 ///
 /// The squares are summed in f32 in the order of [`Simd::dot`]; mean, `eps`, root and reciprocal are f64, so an
 /// `eps` of 1e-20 counts; that factor is rounded to f32 once, then `(x * factor) * weight` in f32.
 ///
 /// Source: DeepSeek-V4 `inference/model.py`, `RMSNorm.forward`; without weight the norm of each query head.
-///
-/// # Panics
-/// If the shapes disagree.
-pub fn rms_norm(c: &Compute, x: MatRef<'_>, weight: Option<&[f32]>, eps: f32, out: MatMut<'_>) {
-    assert_eq!((x.rows(), x.cols()), (out.rows(), out.cols()), "x and out");
-    check_weight(weight, x.cols());
-    let cols = x.cols();
-    let out = DisjointRows::new(out.into_data(), cols);
-    c.for_each_range(x.rows(), NUMBERS_PER_TASK_MIN.div_ceil(cols.max(1)), |rows| {
-        for row in rows {
-            // SAFETY: each row belongs to exactly one range.
-            let out = unsafe { out.part(row, 0..cols) };
-            out.copy_from_slice(x.row(row));
-            c.isa().dispatch(Row { x: out, weight, eps });
-        }
-    });
-}
-
-/// [`rms_norm`] of `x` into itself.
 ///
 /// # Panics
 /// If `weight` is not as long as the rows.
@@ -61,15 +41,15 @@ pub fn rms_norm_in_place(c: &Compute, x: MatMut<'_>, weight: Option<&[f32]>, eps
     });
 }
 
-fn check_weight(weight: Option<&[f32]>, cols: usize) {
+pub(crate) fn check_weight(weight: Option<&[f32]>, cols: usize) {
     assert!(weight.is_none_or(|w| w.len() == cols), "a weight for each of {cols} columns");
 }
 
 /// One row, normalised in place.
-struct Row<'a> {
-    x: &'a mut [f32],
-    weight: Option<&'a [f32]>,
-    eps: f32,
+pub(crate) struct Row<'a> {
+    pub x: &'a mut [f32],
+    pub weight: Option<&'a [f32]>,
+    pub eps: f32,
 }
 
 impl Vectorized for Row<'_> {
@@ -78,10 +58,29 @@ impl Vectorized for Row<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let square_sum = s.dot(self.x, self.x);
-        let factor = s.splat(inverse_rms(square_sum, self.x.len(), self.eps));
+        Scale { x: self.x, square_sum, weight: self.weight, eps: self.eps }.run(s);
+    }
+}
+
+/// One row whose square sum is known, normalised in place.
+pub(crate) struct Scale<'a> {
+    pub x: &'a mut [f32],
+    pub square_sum: f32,
+    pub weight: Option<&'a [f32]>,
+    pub eps: f32,
+}
+
+impl Vectorized for Scale<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let factor = s.splat(inverse_rms(self.square_sum, self.x.len(), self.eps));
         let (x, x_tail) = self.x.as_chunks_mut::<LANES>();
         let Some(weight) = self.weight else {
-            x.iter_mut().for_each(|x| s.store(s.mul(s.load(x), factor), x));
+            for x in x {
+                s.store(s.mul(s.load(x), factor), x);
+            }
             return s.store_partial(s.mul(s.load_partial(x_tail, 0.0), factor), x_tail);
         };
         let (weight, weight_tail) = weight.as_chunks::<LANES>();

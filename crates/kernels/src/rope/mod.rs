@@ -3,6 +3,7 @@
 use cuvier_tensor::{MatMut, Matrix};
 
 use crate::isa::Vectorized;
+use crate::rms_norm::{Row, check_weight};
 use crate::simd::Simd;
 use crate::{Compute, DisjointRows};
 
@@ -64,10 +65,7 @@ pub enum Rotation {
 /// # Panics
 /// If there are not `heads` rows per token of `angles`, or rows are shorter than `rope_dim`.
 pub fn rope(c: &Compute, x: MatMut<'_>, heads: usize, angles: &RopeAngles, direction: Rotation) {
-    let (rows, cols) = (x.rows(), x.cols());
-    let rope_dim = 2 * angles.cos.cols();
-    assert_eq!(rows, angles.cos.rows() * heads, "rows = tokens * {heads} heads");
-    assert!(rows == 0 || rope_dim <= cols, "{rope_dim} rotated numbers in rows of {cols}");
+    let (rope_dim, rows, cols) = (check_angles(&x, heads, angles), x.rows(), x.cols());
     let x = DisjointRows::new(x.into_data(), cols);
     c.for_each_range(rows, NUMBERS_PER_TASK_MIN.div_ceil(rope_dim.max(1)), |rows| {
         for row in rows {
@@ -77,6 +75,69 @@ pub fn rope(c: &Compute, x: MatMut<'_>, heads: usize, angles: &RopeAngles, direc
             c.isa().dispatch(Rotate { x, cos, sin, direction });
         }
     });
+}
+
+/// Normalises each row by itself as [`rms_norm_in_place`](crate::rms_norm_in_place) does, then rotates it forward as
+/// [`rope`] does, while it is near: queries, keys and compressed entries.
+///
+/// | argument | shape                    | dtype | unit       |
+/// |----------|--------------------------|-------|------------|
+/// | `x`      | `[tokens * heads, dim]`  | f32   | activation; the heads of a token lie together |
+/// | `weight` | `[dim]`                  | f32   | gain; none means 1 |
+/// | `angles` | `[tokens, rope_dim / 2]` | f32   | cosines and sines |
+///
+/// # Panics
+/// If `weight` is not as long as the rows; and as [`rope`].
+pub fn norm_and_rope(
+    c: &Compute,
+    x: MatMut<'_>,
+    weight: Option<&[f32]>,
+    eps: f32,
+    heads: usize,
+    angles: &RopeAngles,
+) {
+    check_weight(weight, x.cols());
+    let (rope_dim, cols) = (check_angles(&x, heads, angles), x.cols());
+    let rows = x.rows();
+    let x = DisjointRows::new(x.into_data(), cols);
+    c.for_each_range(rows, NUMBERS_PER_TASK_MIN.div_ceil(cols.max(1)), |rows| {
+        for row in rows {
+            // SAFETY: each row belongs to exactly one range.
+            let x = unsafe { x.part(row, 0..cols) };
+            let (cos, sin) = (angles.cos.row(row / heads), angles.sin.row(row / heads));
+            c.isa().dispatch(NormAndRotate { x, weight, eps, rope_dim, cos, sin });
+        }
+    });
+}
+
+/// The numbers per row that `angles` rotates, once it fits the rows.
+fn check_angles(x: &MatMut<'_>, heads: usize, angles: &RopeAngles) -> usize {
+    let rope_dim = 2 * angles.cos.cols();
+    assert_eq!(x.rows(), angles.cos.rows() * heads, "rows = tokens * {heads} heads");
+    assert!(x.rows() == 0 || rope_dim <= x.cols(), "{rope_dim} rotated numbers in rows of {}", x.cols());
+    rope_dim
+}
+
+/// One row, normalised and rotated forward.
+struct NormAndRotate<'a> {
+    x: &'a mut [f32],
+    weight: Option<&'a [f32]>,
+    eps: f32,
+    rope_dim: usize,
+    cos: &'a [f32],
+    sin: &'a [f32],
+}
+
+impl Vectorized for NormAndRotate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { x, weight, eps, rope_dim, cos, sin } = self;
+        Row { x, weight, eps }.run(s);
+        let first = x.len() - rope_dim;
+        Rotate { x: &mut x[first..], cos, sin, direction: Rotation::Forward }.run(s);
+    }
 }
 
 /// The rotated part of one row.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::rms_norm_in_place;
 use crate::testing::{Fixture, U, assert_within, everywhere, scalar, uniform};
 
 /// The table of layers with compression.
@@ -101,6 +102,27 @@ fn rotation_stays_within_the_bound_for_all_widths_and_leaves_the_front_alone() {
                     assert_within(&got[front..], exact.zip(pairs), "rope");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn a_row_normed_and_rotated_at_once_is_one_normed_and_then_rotated() {
+    let positions = [3, 1000, 77];
+    for (heads, front, rope_dim) in [(1, 0, 2), (3, 5, 30), (4, 448, 64)] {
+        let angles = compress_table(rope_dim).angles(&positions);
+        let cols = front + rope_dim;
+        let x = Matrix::from_vec(uniform(positions.len() * heads * cols, 6), cols);
+        let weight = uniform(cols, 7);
+        for weight in [None, Some(&weight[..])] {
+            let got = everywhere(|c| {
+                let mut x = x.clone();
+                norm_and_rope(c, x.view_mut(), weight, 1e-6, heads, &angles);
+                x.into_vec()
+            });
+            let mut want = x.clone();
+            rms_norm_in_place(&scalar(), want.view_mut(), weight, 1e-6);
+            assert_eq!(got, run(&scalar(), &want, heads, &angles, Rotation::Forward));
         }
     }
 }

@@ -2,12 +2,17 @@
 
 use cuvier_tensor::{MatRef, Matrix};
 
+use crate::isa::Vectorized;
+use crate::simd::{LANES, Simd};
 use crate::{Compute, DisjointRows};
 
 #[cfg(test)]
 mod reference;
+mod score;
 #[cfg(test)]
 mod tests;
+
+use score::score;
 
 /// Fewer scores than this are not worth a second thread.
 const SCORES_PER_TASK_MIN: usize = 1 << 11;
@@ -39,8 +44,9 @@ pub struct Routing {
 /// | `logits`  | `[tokens, experts]` | f32   | router projection of the token |
 /// | `bias`    | `[experts]`         | f32   | added for the selection only |
 ///
-/// `score = sqrt(softplus(logit))`, in f64, rounded to f32 once. Selection is by the f32 sum `score + bias`; of
-/// equal sums the lower expert is taken, and NaN counts as less than every number. Weights are the scores without
+/// `score = sqrt(softplus(logit))` in f32, within three units in the last place, and 0 below -88. Selection is by the
+/// f32 sum `score + bias`; of equal sums the lower expert is taken, and NaN counts as less than every number. Weights
+/// are the scores without
 /// bias divided by their sum plus 1e-20 and times `routed_scaling_factor`, in f32, summed in ascending expert.
 ///
 /// Source: DeepSeek-V4 `inference/model.py`, `Gate.forward`; the 1e-20 is transformers'.
@@ -56,9 +62,8 @@ pub fn route_by_score(
 ) -> Routing {
     assert_eq!(bias.len(), logits.cols(), "a bias per expert");
     assert!(k <= logits.cols() && logits.cols() <= 1 << 16, "{k} of {} experts", logits.cols());
-    route(c, logits, k, routed_scaling_factor, |_, logits, ids| {
-        let keys = logits.iter().zip(bias).map(|(&logit, &bias)| score(logit) + bias);
-        select_largest(keys, ids);
+    route(c, logits, k, routed_scaling_factor, |row, ids, keys| {
+        c.isa().dispatch(SelectLargest { logits: logits.row(row), bias, ids, keys });
     })
 }
 
@@ -84,18 +89,18 @@ pub fn route_by_hash(
     routed_scaling_factor: f32,
 ) -> Routing {
     assert_eq!(tokens.len(), logits.rows(), "a token per row");
-    route(c, logits, tid2eid.cols(), routed_scaling_factor, |row, _, ids| {
+    route(c, logits, tid2eid.cols(), routed_scaling_factor, |row, ids, _| {
         ids.copy_from_slice(tid2eid.row(tokens[row] as usize));
     })
 }
 
-/// Fills `ids` by `choose(row, logits, ids)`, sorts them and weighs them.
+/// Fills `ids` by `choose(row, ids, scratch)`, sorts them and weighs them.
 fn route(
     c: &Compute,
     logits: MatRef<'_>,
     k: usize,
     factor: f32,
-    choose: impl Fn(usize, &[f32], &mut [u16]) + Sync,
+    choose: impl Fn(usize, &mut [u16], &mut [f32]) + Sync,
 ) -> Routing {
     let (mut ids, mut weights) = (Matrix::zeros(logits.rows(), k), Matrix::zeros(logits.rows(), k));
     if k > 0 {
@@ -104,9 +109,9 @@ fn route(
             for row in rows {
                 // SAFETY: each row belongs to exactly one range.
                 let (ids, weights) = unsafe { (ids.part(row, 0..k), weights.part(row, 0..k)) };
-                choose(row, logits.row(row), ids);
+                choose(row, ids, weights);
                 ids.sort_unstable();
-                weigh(logits.row(row), ids, factor, weights);
+                c.isa().dispatch(Weigh { logits: logits.row(row), ids, factor, weights });
             }
         });
     }
@@ -114,39 +119,72 @@ fn route(
 }
 
 /// The weights of the chosen experts.
-fn weigh(logits: &[f32], ids: &[u16], factor: f32, weights: &mut [f32]) {
-    let mut sum = 0.0;
-    for (weight, &id) in weights.iter_mut().zip(ids) {
-        *weight = score(logits[usize::from(id)]);
-        sum += *weight;
-    }
-    for weight in weights {
-        *weight = *weight / (sum + SUM_EPS) * factor;
-    }
+struct Weigh<'a> {
+    logits: &'a [f32],
+    ids: &'a [u16],
+    factor: f32,
+    weights: &'a mut [f32],
 }
 
-/// `sqrt(ln(1 + e^logit))`.
-fn score(logit: f32) -> f32 {
-    let z = f64::from(logit);
-    // Above 20 the difference is far below an f32's last bit; and e^z would overflow.
-    let softplus = if z > 20.0 { z } else { z.exp().ln_1p() };
-    softplus.sqrt() as f32
-}
+impl Vectorized for Weigh<'_> {
+    type Output = ();
 
-/// The places of the largest keys, as many as `ids` has room for; of equal keys the first; NaN is the least.
-fn select_largest(keys: impl Iterator<Item = f32>, ids: &mut [u16]) {
-    let k = ids.len();
-    let mut best: Vec<(f32, u16)> = Vec::with_capacity(k + 1);
-    for (id, key) in (0..=u16::MAX).zip(keys) {
-        let key = if key.is_nan() { f32::NEG_INFINITY } else { key };
-        if best.len() == k && best.last().is_none_or(|&(least, _)| key <= least) {
-            continue;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut sum = 0.0;
+        for (ids, weights) in self.ids.chunks(LANES).zip(self.weights.chunks_mut(LANES)) {
+            for (weight, &id) in weights.iter_mut().zip(ids) {
+                *weight = self.logits[usize::from(id)];
+            }
+            s.store_partial(score(s, s.load_partial(weights, 0.0)), weights);
+            for weight in weights {
+                sum += *weight;
+            }
         }
-        let place = best.partition_point(|&(other, _)| other >= key);
-        best.insert(place, (key, id));
-        best.truncate(k);
+        for weight in self.weights {
+            *weight = *weight / (sum + SUM_EPS) * self.factor;
+        }
     }
-    for (id, (_, chosen)) in ids.iter_mut().zip(best) {
-        *id = chosen;
+}
+
+/// The places of the largest `score + bias`, as many as `ids` has room for, and these sums: largest first; of equal
+/// ones the first place; NaN is the least.
+struct SelectLargest<'a> {
+    logits: &'a [f32],
+    bias: &'a [f32],
+    ids: &'a mut [u16],
+    keys: &'a mut [f32],
+}
+
+impl Vectorized for SelectLargest<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let k = self.ids.len();
+        let mut len = 0;
+        for (chunk, (logits, bias)) in self.logits.chunks(LANES).zip(self.bias.chunks(LANES)).enumerate() {
+            let scores = score(s, s.load_partial(logits, 0.0));
+            let key = s.add(scores, s.load_partial(bias, 0.0));
+            // NaN becomes the least key; the lanes behind the last expert are not looked at.
+            let key = s.max(key, s.splat(f32::NEG_INFINITY));
+            let mut keys = [0.0; LANES];
+            s.store(key, &mut keys);
+            if len == k && s.max_lane(key) <= self.keys[k - 1] {
+                continue;
+            }
+            for (lane, &key) in keys[..logits.len()].iter().enumerate() {
+                if len == k && key <= self.keys[k - 1] {
+                    continue;
+                }
+                len = k.min(len + 1);
+                let mut place = len - 1;
+                while place > 0 && key > self.keys[place - 1] {
+                    (self.keys[place], self.ids[place]) = (self.keys[place - 1], self.ids[place - 1]);
+                    place -= 1;
+                }
+                (self.keys[place], self.ids[place]) = (key, (chunk * LANES + lane) as u16);
+            }
+        }
     }
 }

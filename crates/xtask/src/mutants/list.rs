@@ -85,8 +85,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the eps after Sinkhorn's softmax is left out",
         file: "crates/kernels/src/hyper_connection/sinkhorn.rs",
-        from: "c[j][k].over(sum).plus(eps);",
-        to: "c[j][k].over(sum);",
+        from: "*x = x.over(sum).plus(eps);",
+        to: "*x = x.over(sum);",
     },
     Mutant {
         name: "the eps of a norm stands outside the root",
@@ -175,20 +175,20 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the router's bias enters the weights",
         file: "crates/kernels/src/router/mod.rs",
-        from: "    route(c, logits, k, routed_scaling_factor, |_, logits, ids| {\n        let keys = logits.iter().zip(bias).map(|(&logit, &bias)| score(logit) + bias);",
-        to: "    let mut biased = Matrix::from_vec(logits.iter().flatten().copied().collect(), logits.cols());\n    for row in 0..biased.rows() {\n        biased.row_mut(row).iter_mut().zip(bias).for_each(|(x, b)| *x += b);\n    }\n    route(c, biased.view(), k, routed_scaling_factor, |row, _, ids| {\n        let keys = logits.row(row).iter().zip(bias).map(|(&logit, &bias)| score(logit) + bias);",
+        from: "    route(c, logits, k, routed_scaling_factor, |row, ids, keys| {",
+        to: "    let mut biased = Matrix::from_vec(logits.iter().flatten().copied().collect(), logits.cols());\n    for row in 0..biased.rows() {\n        biased.row_mut(row).iter_mut().zip(bias).for_each(|(x, b)| *x += b);\n    }\n    route(c, biased.view(), k, routed_scaling_factor, |row, ids, keys| {",
     },
     Mutant {
         name: "the router's bias does not choose",
         file: "crates/kernels/src/router/mod.rs",
-        from: "let keys = logits.iter().zip(bias).map(|(&logit, &bias)| score(logit) + bias);",
-        to: "let keys = logits.iter().zip(bias).map(|(&logit, &bias)| score(logit) + 0.0 * bias);",
+        from: "let key = s.add(scores, s.load_partial(bias, 0.0));",
+        to: "let key = s.add(scores, s.mul(s.splat(0.0), s.load_partial(bias, 0.0)));",
     },
     Mutant {
         name: "routing weights are not scaled",
         file: "crates/kernels/src/router/mod.rs",
-        from: "*weight = *weight / (sum + SUM_EPS) * factor;",
-        to: "*weight = *weight / (sum + SUM_EPS) * factor.min(1.0);",
+        from: "*weight = *weight / (sum + SUM_EPS) * self.factor;",
+        to: "*weight = *weight / (sum + SUM_EPS) * self.factor.min(1.0);",
     },
     Mutant {
         name: "hash layers route by score",
@@ -199,8 +199,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the query heads are not normed",
         file: "crates/model/src/attention.rs",
-        from: "        rms_norm_in_place(ctx.compute, q.view_mut(), None, self.rms_norm_eps);\n",
-        to: "",
+        from: "norm_and_rope(ctx.compute, q.view_mut(), None, self.rms_norm_eps, heads, step.angles);",
+        to: "rope(ctx.compute, q.view_mut(), heads, step.angles, Rotation::Forward);",
     },
     Mutant {
         name: "the sink is left out",

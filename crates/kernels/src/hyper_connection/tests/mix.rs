@@ -137,24 +137,27 @@ fn the_recorded_hyper_connection_is_reproduced() {
         assert_within(got, exact, name);
     };
     let largest = |m: &Matrix| m.data().iter().fold(0f32, |a, b| a.max(b.abs()));
-    let mut collapsed = Matrix::zeros(8, 16);
-    hc_collapse(&scalar(), streams.view(), &truth.pre, collapsed.view_mut());
-    near(collapsed.data(), "collapsed", 4.0 * largest(&truth.pre) * largest(&streams));
+    near(
+        &collapse(&scalar(), &streams, &truth.pre),
+        "collapsed",
+        4.0 * largest(&truth.pre) * largest(&streams),
+    );
     let mut expanded = streams.clone();
     hc_expand(&scalar(), expanded.view_mut(), o.view(), &truth);
     near(expanded.data(), "expanded", 2.0 * largest(&o) + 4.0 * largest(&truth.comb) * largest(&streams));
 }
 
 #[test]
-fn the_head_collapses_with_its_own_gates() {
+fn the_head_collapses_with_its_own_gates_and_norms() {
     for (n, hidden) in [(1, 7), (4, 33), (8, 16)] {
         let cfg = config(n);
         let drawn = Drawn::new(n, n * hidden, &[1.5]);
         let head = HcHead::new(&drawn.r#fn, drawn.base.clone(), drawn.scale.clone(), n).expect("shapes fit");
         let streams = Matrix::from_vec(uniform(3 * n * hidden, 26), n * hidden);
+        let norm = uniform(hidden, 27);
         let got = everywhere(|c| {
             let mut out = Matrix::zeros(3, hidden);
-            hc_head(c, streams.view(), &head, &cfg, out.view_mut());
+            hc_head(c, streams.view(), &head, &cfg, &norm, out.view_mut());
             out.into_vec()
         });
         for (row, got) in got.chunks_exact(hidden).enumerate() {
@@ -169,9 +172,22 @@ fn the_head_collapses_with_its_own_gates() {
                 .map(|off| off + (n + 1) as f64 * U * 1.1)
                 .collect();
             let bounds = reference::collapse(&magnitudes(&v), &off);
-            assert_within(got, reference::collapse(&v, &pre).into_iter().zip(bounds), "head");
+            assert_within(got, normed(&reference::collapse(&v, &pre), &bounds, &norm, norm_eps), "head");
         }
     }
+}
+
+/// The norm of numbers that are off by at most `bounds`, and how far it may be off. The root mean square is off by
+/// at most that of the bounds; for the norm's own roundings see its tests. A tenth more for second-order terms.
+fn normed(x: &[f64], bounds: &[f64], weight: &[f32], eps: f64) -> Vec<(f64, f64)> {
+    let rms = |x: &[f64], eps: f64| (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64 + eps).sqrt();
+    let (root, off) = (rms(x, eps), rms(bounds, 0.0));
+    let own = ((x.len().div_ceil(16) + 4) as f64 / 2.0 + 5.0) * U;
+    let number = |((&x, &bound), &weight): ((&f64, &f64), &f32)| {
+        let gain = f64::from(weight) / root;
+        (x * gain, 1.1 * gain.abs() * (bound + x.abs() * (off / root + own)))
+    };
+    x.iter().zip(bounds).zip(weight).map(number).collect()
 }
 
 #[test]

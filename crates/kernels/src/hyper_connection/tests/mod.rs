@@ -1,3 +1,4 @@
+use super::streams::Collapse;
 use super::*;
 use crate::testing::{Fixture, U, assert_within, everywhere, scalar, uniform};
 
@@ -17,6 +18,16 @@ fn wide(numbers: &[f32]) -> Vec<f64> {
 /// The same sums with magnitudes for terms: what errors are measured against.
 fn magnitudes(numbers: &[f64]) -> Vec<f64> {
     numbers.iter().map(|x| x.abs()).collect()
+}
+
+/// The streams summed, before the norm.
+fn collapse(c: &Compute, streams: &Matrix, pre: &Matrix) -> Vec<f32> {
+    let mut out = Matrix::zeros(streams.rows(), streams.cols() / pre.cols());
+    for row in 0..streams.rows() {
+        let (streams, pre) = (streams.row(row), pre.row(row));
+        c.isa().dispatch(Collapse { streams, pre, out: out.row_mut(row) });
+    }
+    out.into_vec()
 }
 
 /// How far a computed square may be from the exact one, relatively, when every logit is off by at most `logit`.

@@ -1,12 +1,13 @@
 //! Collapsing and expanding streams.
 
 use super::*;
+use crate::rms_norm_in_place;
 
 const HIDDEN: [usize; 9] = [1, 2, 15, 16, 17, 33, 127, 129, 4096];
 
-fn collapse(c: &Compute, streams: &Matrix, pre: &Matrix) -> Vec<f32> {
-    let mut out = Matrix::zeros(streams.rows(), streams.cols() / pre.cols());
-    hc_collapse(c, streams.view(), pre, out.view_mut());
+fn collapse_and_norm(c: &Compute, streams: &Matrix, pre: &Matrix, norm: &[f32]) -> Vec<f32> {
+    let mut out = Matrix::zeros(streams.rows(), norm.len());
+    hc_collapse(c, streams.view(), pre, norm, 1e-6, out.view_mut());
     out.into_vec()
 }
 
@@ -37,6 +38,20 @@ fn collapsed_streams_stay_within_the_bound() {
                 let bounds = terms.into_iter().map(|t| (n + 1) as f64 * U * t);
                 assert_within(got, reference::collapse(&x, &p).into_iter().zip(bounds), "collapse");
             }
+        }
+    }
+}
+
+#[test]
+fn a_sublayer_sees_the_norm_of_the_collapsed_streams() {
+    for n in 1..=HC_MULT_MAX {
+        for hidden in HIDDEN {
+            let (streams, pre) = (drawn(3, n * hidden, 1), drawn(3, n, 2));
+            let norm = uniform(hidden, 3);
+            let got = everywhere(|c| collapse_and_norm(c, &streams, &pre, &norm));
+            let mut want = Matrix::from_vec(collapse(&scalar(), &streams, &pre), hidden);
+            rms_norm_in_place(&scalar(), want.view_mut(), Some(&norm), 1e-6);
+            assert_eq!(got, want.into_vec(), "{n} streams of {hidden}");
         }
     }
 }
@@ -73,12 +88,16 @@ fn what_stream_0_gives_to_stream_1_stands_in_row_0_column_1() {
 fn a_token_alone_is_the_token_in_a_batch() {
     let (tokens, n, hidden) = (64, 4, 1000);
     let (streams, o, mix) = (drawn(tokens, n * hidden, 1), drawn(tokens, hidden, 2), drawn_mix(tokens, n));
-    let collapsed = everywhere(|c| collapse(c, &streams, &mix.pre));
+    let norm = uniform(hidden, 3);
+    let collapsed = everywhere(|c| collapse_and_norm(c, &streams, &mix.pre, &norm));
     let expanded = everywhere(|c| expand(c, &streams, &o, &mix));
     for token in [0, 31, 63] {
         let only = |m: &Matrix| Matrix::from_vec(m.row(token).to_vec(), m.cols());
         let mix = HcMix { pre: only(&mix.pre), post: only(&mix.post), comb: only(&mix.comb) };
-        assert_eq!(collapsed[token * hidden..][..hidden], collapse(&scalar(), &only(&streams), &mix.pre));
+        assert_eq!(
+            collapsed[token * hidden..][..hidden],
+            collapse_and_norm(&scalar(), &only(&streams), &mix.pre, &norm)
+        );
         let alone = expand(&scalar(), &only(&streams), &only(&o), &mix);
         assert_eq!(expanded[token * n * hidden..][..n * hidden], alone);
     }
