@@ -22,6 +22,7 @@ mod elementwise;
 mod embedding;
 mod entry;
 mod experts;
+mod fp4;
 mod gemm;
 mod hadamard;
 mod hyper_connection;

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use cuvier_tensor::{MatMut, Matrix, WeightMatrix};
 
+use crate::fp4::Blocks;
 use crate::gemm::{Inputs, MIN_PRODUCTS, PANEL_ROWS, PANEL_TOKENS, product};
 use crate::swiglu::SwigluRow;
 use crate::{Activations, Compute, DisjointRows};
@@ -117,20 +118,24 @@ impl<'a> Plan<'a> {
         let per_item = 2 * PANEL_ROWS * x.cols() * self.tokens.len() / self.chosen.len().max(1);
         c.for_each_range(items, MIN_PRODUCTS / per_item.max(1), |items| {
             let [mut gate, mut up] = [const { Vec::new() }; 2];
-            for item in items {
-                let Chosen { weights, pairs } = &self.chosen[item / panels];
-                let rows = panel_rows(item % panels, self.inter);
+            let mut gathered = Blocks::default();
+            for (expert, own) in by_expert(items, panels) {
+                let Chosen { weights, pairs } = &self.chosen[expert];
                 for pairs in blocks(pairs) {
                     let inputs = x.listed(&self.tokens[pairs.clone()]);
-                    for (w, out) in [(&weights.w1, &mut gate), (&weights.w3, &mut up)] {
-                        out.resize(pairs.len() * rows.len(), 0.0);
-                        product(c.isa(), inputs, w, rows.clone(), out);
-                    }
-                    let parts = gate.chunks_exact(rows.len()).zip(up.chunks_exact(rows.len()));
-                    for (pair, (gate, up)) in pairs.zip(parts) {
-                        // SAFETY: an item is one expert, whose pairs are its own, and one panel of rows.
-                        let out = unsafe { hidden.part(pair, rows.clone()) };
-                        c.isa().dispatch(SwigluRow { gate, up, limit, weight: self.weights[pair], out });
+                    inputs.gather(c.isa(), &[&weights.w1, &weights.w3], &mut gathered);
+                    for panel in own.clone() {
+                        let rows = panel_rows(panel, self.inter);
+                        for (w, out) in [(&weights.w1, &mut gate), (&weights.w3, &mut up)] {
+                            out.resize(pairs.len() * rows.len(), 0.0);
+                            product(c.isa(), inputs, &gathered, w, rows.clone(), out);
+                        }
+                        let parts = gate.chunks_exact(rows.len()).zip(up.chunks_exact(rows.len()));
+                        for (pair, (gate, up)) in pairs.clone().zip(parts) {
+                            // SAFETY: an item is one expert, whose pairs are its own, and one panel of rows.
+                            let out = unsafe { hidden.part(pair, rows.clone()) };
+                            c.isa().dispatch(SwigluRow { gate, up, limit, weight: self.weights[pair], out });
+                        }
                     }
                 }
             }
@@ -150,19 +155,21 @@ impl<'a> Plan<'a> {
         // An item is a panel of outputs and goes through all experts, in ascending id: the sum of a token has one
         // order, and no two tasks share it.
         c.for_each_range(dim.div_ceil(PANEL_ROWS), MIN_PRODUCTS / per_item.max(1), |items| {
-            let mut part = Vec::new();
-            for item in items {
-                let rows = panel_rows(item, dim);
-                for token in 0..n_tokens {
-                    // SAFETY: an item is one panel of outputs.
-                    unsafe { out.part(token, rows.clone()) }.fill(0.0);
-                }
-                for Chosen { weights, pairs } in &self.chosen {
-                    for pairs in blocks(pairs) {
+            let (mut part, mut gathered) = (Vec::new(), Blocks::default());
+            let all = items.start * PANEL_ROWS..dim.min(items.end * PANEL_ROWS);
+            for token in 0..n_tokens {
+                // SAFETY: an item is one panel of outputs.
+                unsafe { out.part(token, all.clone()) }.fill(0.0);
+            }
+            for Chosen { weights, pairs } in &self.chosen {
+                for pairs in blocks(pairs) {
+                    let inputs = hidden.range(pairs.clone());
+                    inputs.gather(c.isa(), &[&weights.w2], &mut gathered);
+                    for rows in items.clone().map(|item| panel_rows(item, dim)) {
                         part.resize(pairs.len() * rows.len(), 0.0);
-                        let inputs = hidden.range(pairs.clone());
-                        product(c.isa(), inputs, &weights.w2, rows.clone(), &mut part);
-                        for (token, part) in self.tokens[pairs].iter().zip(part.chunks_exact(rows.len())) {
+                        product(c.isa(), inputs, &gathered, &weights.w2, rows.clone(), &mut part);
+                        let tokens = &self.tokens[pairs.clone()];
+                        for (token, part) in tokens.iter().zip(part.chunks_exact(rows.len())) {
                             // SAFETY: as above.
                             let out = unsafe { out.part(*token as usize, rows.clone()) };
                             for (out, y) in out.iter_mut().zip(part) {
@@ -174,6 +181,18 @@ impl<'a> Plan<'a> {
             }
         });
     }
+}
+
+/// Consecutive items, `panels` of them an expert's, as experts and the panels of each.
+fn by_expert(items: Range<usize>, panels: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let mut start = items.start;
+    std::iter::from_fn(move || {
+        let expert = (start < items.end).then(|| start / panels)?;
+        let end = items.end.min((expert + 1) * panels);
+        let own = start - expert * panels..end - expert * panels;
+        start = end;
+        Some((expert, own))
+    })
 }
 
 /// The rows of panel `panel` of a matrix of `n_rows`.

@@ -3,7 +3,7 @@
 use cuvier_tensor::{MatRef, Matrix, WeightMatrix};
 
 use super::ExpertWeights;
-use crate::gemm::reference::weight;
+use crate::gemm::reference::{eight_bit_error, weight};
 use crate::gemm::tests::bound as gemm_bound;
 use crate::swiglu::{reference as activation, tests::bound as swiglu_bound};
 use crate::testing::U;
@@ -49,7 +49,8 @@ fn multiply(w: &WeightMatrix, x: &[Near]) -> Vec<Near> {
             magnitudes += (w * x).abs() + (w * error).abs();
             inherited += (w * error).abs();
         }
-        (sum, inherited + gemm_bound(x.len(), magnitudes))
+        let largest: Vec<f64> = x.iter().map(|&(x, error)| x.abs() + error).collect();
+        (sum, inherited + gemm_bound(x.len(), 1.02 * magnitudes) + eight_bit_error(w, row, &largest))
     };
     (0..w.rows()).map(row).collect()
 }

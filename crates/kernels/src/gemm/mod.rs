@@ -11,6 +11,7 @@ use cuvier_tensor::{MatMut, WeightMatrix};
 
 pub(crate) use product::{Inputs, PANEL_ROWS, PANEL_TOKENS, product};
 
+use crate::fp4::Blocks;
 use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
 use crate::{Activations, Compute, DisjointRows, Isa};
@@ -73,14 +74,15 @@ pub fn gemm_grouped(c: &Compute, x: &Activations<'_>, w: &WeightMatrix, groups: 
     let out = DisjointRows::new(out.into_data(), w.rows());
     let min_len = MIN_PRODUCTS / (PANEL_ROWS * w.cols() * block_len).max(1);
     c.for_each_range(blocks * groups * panels, min_len, |items| {
-        let mut part = Vec::new();
+        let (mut part, mut gathered) = (Vec::new(), Blocks::default());
         for item in items {
             let (block, group, panel) = (item / panels / groups, item / panels % groups, item % panels);
             let tokens = block * block_len..((block + 1) * block_len).min(n_tokens);
             let rows = group * rank + panel * PANEL_ROWS..group * rank + rank.min((panel + 1) * PANEL_ROWS);
             part.resize(tokens.len() * rows.len(), 0.0);
             let x = inputs.every(tokens.start * groups + group, groups, tokens.len());
-            product(c.isa(), x, w, rows.clone(), &mut part);
+            x.gather(c.isa(), &[w], &mut gathered);
+            product(c.isa(), x, &gathered, w, rows.clone(), &mut part);
             for (t, part) in tokens.zip(part.chunks_exact(rows.len())) {
                 // SAFETY: an item is one block of tokens and one panel of rows, and lies in one range only.
                 unsafe { out.part(t, rows.clone()) }.copy_from_slice(part);

@@ -10,6 +10,7 @@ use cuvier_tensor::{MatRef, WeightFormat, WeightMatrix};
 use super::panel::{Panels, Scratch};
 use super::rows::{ForRows, Row, Rows, for_rows};
 use super::tile::stored_tile;
+use crate::fp4::{self, Blocks, Fp4Matrix};
 use crate::isa::Vectorized;
 use crate::simd::Simd;
 use crate::{ACTIVATION_BLOCK, Activations, Compute, Isa, QuantisedRows};
@@ -87,11 +88,18 @@ impl<'a> Inputs<'a> {
     /// # Panics
     /// If the inputs were made for weights that do not ask for it.
     #[inline(always)]
-    #[expect(dead_code, reason = "products with FP8 and FP4 weights do not use it yet")]
     pub(crate) fn quantised(&self, t: usize) -> (&'a [[i8; ACTIVATION_BLOCK]], &'a [f32]) {
         let rows = self.quantised.expect("inputs are quantised for these weights");
         let row = self.index(t);
         (rows.codes(row), rows.scales(row))
+    }
+
+    /// Brings the rows into the form that products with `weights` read, if that is not the one they have.
+    pub(crate) fn gather(self, isa: Isa, weights: &[&WeightMatrix], gathered: &mut Blocks) {
+        if weights.iter().any(|w| Fp4Matrix::of(w).is_some()) {
+            let blocks = self.cols().div_ceil(ACTIVATION_BLOCK);
+            gathered.gather(isa, blocks, (0..self.len()).map(|t| self.quantised(t)));
+        }
     }
 
     #[inline(always)]
@@ -109,12 +117,23 @@ fn takes_eight_bits(w: &WeightMatrix) -> bool {
 }
 
 /// `out[t, r] = sum over i of w[rows.start + r, i] * x[t, i]`, `out` being `[x.len(), rows.len()]`; at most
-/// [`PANEL_ROWS`] rows.
-pub(crate) fn product(isa: Isa, x: Inputs<'_>, w: &WeightMatrix, rows: Range<usize>, out: &mut [f32]) {
+/// [`PANEL_ROWS`] rows. `gathered` is what [`Inputs::gather`] made of `x` for weights in the format of `w`.
+pub(crate) fn product(
+    isa: Isa,
+    x: Inputs<'_>,
+    gathered: &Blocks,
+    w: &WeightMatrix,
+    rows: Range<usize>,
+    out: &mut [f32],
+) {
     assert!(x.cols() == w.cols() && out.len() == x.len() * rows.len());
     assert!(rows.len() <= PANEL_ROWS && rows.end <= w.rows());
-    if !out.is_empty() {
-        for_rows(w, ProductWith { isa, x, rows, out });
+    if out.is_empty() {
+        return;
+    }
+    match Fp4Matrix::of(w) {
+        Some(w) => fp4::product(isa, gathered.view(), w, rows, out),
+        None => for_rows(w, ProductWith { isa, x, rows, out }),
     }
 }
 

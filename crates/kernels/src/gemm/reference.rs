@@ -17,6 +17,26 @@ pub(crate) fn gemm_grouped(x: MatRef<'_>, w: &WeightMatrix, groups: usize) -> Ve
     out
 }
 
+/// How far eight-bit activations, and eight-bit codes of FP8 weights, may move the product of row `row` with numbers
+/// of the magnitudes `x`: half a step each. 0 for other formats.
+pub(crate) fn eight_bit_error(w: &WeightMatrix, row: usize, x: &[f64]) -> f64 {
+    if matches!(w.format(), WeightFormat::F32(_) | WeightFormat::Bf16(_)) {
+        return 0.0;
+    }
+    let is_fp8 = matches!(w.format(), WeightFormat::Fp8 { .. });
+    let mut error = 0.0;
+    for (block, x) in x.chunks(128).enumerate() {
+        let w: Vec<f64> = (0..x.len()).map(|i| f64::from(weight(w, row, block * 128 + i)).abs()).collect();
+        let largest = |numbers: &[f64]| numbers.iter().fold(0.0, |a: f64, &b| a.max(b));
+        let x_step = largest(x) / 127.0;
+        // The unit of codes is at most 2^-6 of the largest number.
+        let w_step = if is_fp8 { largest(&w) / 64.0 } else { 0.0 };
+        let (w_sum, x_sum) = (w.iter().sum::<f64>(), x.iter().sum::<f64>());
+        error += 0.5001 * (x_step * w_sum + w_step * x_sum) + 0.2501 * x_step * w_step * x.len() as f64;
+    }
+    error
+}
+
 /// The number that a stored weight stands for.
 pub(crate) fn weight(w: &WeightMatrix, row: usize, col: usize) -> f32 {
     let at = row * w.cols() + col;

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::{LANES, Simd};
 use crate::isa::Vectorized;
 
-/// Proof that this CPU has AVX-512 F, BW, DQ and VL. Only [`Avx512::detect`] makes one.
+/// Proof that this CPU has AVX-512 F, BW, DQ, VL and VNNI. Only [`Avx512::detect`] makes one.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512(());
 
@@ -16,13 +16,14 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("fma");
         all.then_some(Self(()))
     }
 
     #[inline]
     pub(crate) fn enter<W: Vectorized>(self, work: W) -> W::Output {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
         fn inside<W: Vectorized>(simd: Avx512, work: W) -> W::Output {
             work.run(simd)
         }
@@ -34,7 +35,7 @@ impl Avx512 {
 /// One intrinsic on values: sound because an `Avx512` exists.
 macro_rules! intrinsic {
     ($call:expr) => {
-        // SAFETY: `self` proves that the CPU has AVX-512 F, BW, DQ and VL; memory is read through references to
+        // SAFETY: `self` proves that the CPU has AVX-512 F, BW, DQ, VL and VNNI; memory is read through references to
         // arrays of exactly the bytes that are loaded or stored, and without alignment.
         unsafe { $call }
     };

@@ -8,6 +8,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod math;
+mod quads;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ mod tests;
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
+pub use quads::{E2M1_OFFSET, QuadBytes, Quads};
 pub use scalar::Scalar;
 
 /// Lanes per vector.
@@ -23,7 +25,7 @@ pub const LANES: usize = 16;
 
 /// Vectors of sixteen f32. A value of an implementing type proves that the CPU has the instructions, so its
 /// methods are safe to call; they only become fast inside [`crate::Isa::dispatch`].
-pub trait Simd: Copy + Send + Sync + 'static {
+pub trait Simd: Quads + Send + Sync + 'static {
     /// Sixteen numbers.
     type V: Copy;
 

@@ -1,0 +1,154 @@
+//! Sixteen rows and 128 columns of weights, and their products with blocks of activations.
+
+use super::{BLOCK_BYTES, Block, SCALES};
+use crate::simd::{LANES, QuadBytes, Simd};
+
+/// Sixteen rows of FP4 numbers, up to 128 columns of them, in the form of quads.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(crate) struct Panel {
+    /// For each scale four quads of even columns and four of odd ones.
+    codes: [[QuadBytes; 8]; SCALES],
+    /// [`Quads::block_scales`].
+    multipliers: [[i32; LANES]; SCALES],
+    units: [f32; LANES],
+    /// Scales that exist.
+    scales: usize,
+}
+
+/// What takes the products of a panel.
+pub(crate) trait Sink {
+    /// Takes the products of token `token` with the sixteen rows of panel `panel`: each is `sum * scale`. `sum` is an
+    /// integer rounded to f32. Implementations mark it `#[inline(always)]`.
+    fn take<S: Simd>(&mut self, s: S, token: usize, panel: usize, sum: S::V, scale: S::V);
+}
+
+impl Panel {
+    /// Zeros.
+    pub(crate) const ZERO: Self = Self {
+        codes: [[[0; 4 * LANES]; 8]; SCALES],
+        multipliers: [[0; LANES]; SCALES],
+        units: [0.0; LANES],
+        scales: 0,
+    };
+
+    /// Fills the panel with sixteen rows of at most 128 columns, the first byte of which is the first of `codes`, each
+    /// row `stride` bytes behind the other. `scales` are the UE8M0 bytes of each row, `columns / 32` of them and then
+    /// zeros.
+    ///
+    /// # Panics
+    /// If `codes` ends before the last row does.
+    #[inline(always)]
+    pub(crate) fn pack<S: Simd>(
+        &mut self,
+        s: S,
+        codes: &[u8],
+        stride: usize,
+        scales: &QuadBytes,
+        columns: usize,
+    ) {
+        let (multipliers, units) = s.block_scales(s.load_quad(scales));
+        for (out, v) in self.multipliers.iter_mut().zip(multipliers) {
+            s.store_int(v, out);
+        }
+        s.store(units, &mut self.units);
+        self.scales = columns / (2 * LANES);
+        for (out, block) in self.codes.iter_mut().zip(0..self.scales) {
+            let nibbles = s.load_quads(&codes[block * LANES..], stride);
+            for i in 0..4 {
+                let [even, odd] = s.e2m1_codes(nibbles[i]);
+                s.store_quad(even, &mut out[i]);
+                s.store_quad(odd, &mut out[4 + i]);
+            }
+        }
+    }
+
+    /// The products of the rows of `P` panels with `T` blocks of activations.
+    #[inline(always)]
+    pub(crate) fn multiply<S: Simd, const P: usize, const T: usize>(
+        panels: &[Self; P],
+        s: S,
+        x: &[Block; T],
+        first: usize,
+        sink: &mut impl Sink,
+    ) {
+        let mut totals = [[s.zero_int(); P]; T];
+        for block in 0..panels[0].scales {
+            let mut sums = [[s.start(0); P]; T];
+            for t in 0..T {
+                sums[t] = [s.start(x[t].bias[block]); P];
+            }
+            for i in 0..8 {
+                let mut w = [s.load_quad(&panels[0].codes[block][i]); P];
+                for p in 1..P {
+                    w[p] = s.load_quad(&panels[p].codes[block][i]);
+                }
+                for t in 0..T {
+                    for p in 0..P {
+                        sums[t][p] = s.multiply(sums[t][p], w[p], x[t].codes[block][i]);
+                    }
+                }
+            }
+            for p in 0..P {
+                let multiplier = s.load_int(&panels[p].multipliers[block]);
+                for t in 0..T {
+                    totals[t][p] = s.add_scaled(totals[t][p], sums[t][p], multiplier);
+                }
+            }
+        }
+        for p in 0..P {
+            let units = s.load(&panels[p].units);
+            for t in 0..T {
+                let scale = s.mul(units, s.splat(x[t].scale));
+                sink.take(s, first + t, p, s.int_to_f32(totals[t][p]), scale);
+            }
+        }
+    }
+}
+
+/// Sixteen rows of weights.
+#[derive(Clone, Copy)]
+pub(super) struct Strip<'a> {
+    pub codes: &'a [u8],
+    /// Bytes from the codes of a row to those of the next.
+    pub codes_stride: usize,
+    pub scales: &'a [u8],
+    /// Bytes from the scales of a row to those of the next.
+    pub scales_stride: usize,
+}
+
+impl<'a> Strip<'a> {
+    /// The bytes from block `block` of the first row on.
+    #[inline(always)]
+    pub(super) fn codes(&self, block: usize) -> &'a [u8] {
+        &self.codes[block * BLOCK_BYTES..]
+    }
+
+    /// Scales that block `block` has.
+    #[inline(always)]
+    pub(super) fn n_scales(&self, block: usize) -> usize {
+        (self.scales_stride - block * SCALES).min(SCALES)
+    }
+
+    /// The scales of four blocks from `block` on, zeros where there are none.
+    #[inline(always)]
+    pub(super) fn scales<S: Simd>(&self, s: S, block: usize) -> [QuadBytes; 4] {
+        let mut out = [[0; 4 * LANES]; 4];
+        let bytes = &self.scales[block * SCALES..];
+        let n = (self.scales_stride - block * SCALES).min(LANES);
+        // What comes behind the end of a row is no harm, unless it would belong to a block that has begun.
+        if n.is_multiple_of(SCALES) && bytes.len() >= (LANES - 1) * self.scales_stride + LANES {
+            let quads = s.load_quads(bytes, self.scales_stride);
+            for i in 0..4 {
+                s.store_quad(quads[i], &mut out[i]);
+            }
+            return out;
+        }
+        for r in 0..LANES {
+            for (i, &byte) in bytes[r * self.scales_stride..][..n].iter().enumerate() {
+                out[i / SCALES][4 * r + i % SCALES] = byte;
+            }
+        }
+        out
+    }
+}

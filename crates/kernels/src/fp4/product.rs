@@ -1,0 +1,234 @@
+//! The product of some tokens with some rows of a matrix, on one thread.
+
+#![expect(clippy::needless_range_loop, reason = "loops of constant length, which must unroll into registers")]
+
+use std::cell::RefCell;
+
+use super::panel::Strip;
+use super::{BLOCK_BYTES, BlocksRef, Fp4Matrix, Panel, Range, SCALES, Sink};
+use crate::simd::{LANES, Simd};
+use crate::{ACTIVATION_BLOCK, Isa, Vectorized};
+
+/// Sixteen numbers of one cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Lanes([f32; LANES]);
+
+impl Lanes {
+    const ZERO: Self = Self([0.0; LANES]);
+}
+
+/// With so many tokens and fewer, weights are met in registers.
+const DIRECT_TOKENS: usize = 2;
+/// Blocks of columns that weights are asked for before they are needed.
+const AHEAD: usize = 8;
+
+/// The product of the module with the rows `rows` of `w`: `out` is `[tokens, rows]`.
+///
+/// # Panics
+/// If the shapes disagree.
+pub(crate) fn product(isa: Isa, x: BlocksRef<'_>, w: Fp4Matrix<'_>, rows: Range<usize>, out: &mut [f32]) {
+    assert!(rows.start <= rows.end && rows.end <= w.rows, "rows {rows:?} of {}", w.rows);
+    assert_eq!(out.len(), x.tokens() * rows.len(), "outputs");
+    assert!(x.tokens() == 0 || x.blocks() == w.cols.div_ceil(ACTIVATION_BLOCK), "inputs");
+    if out.is_empty() {
+        return;
+    }
+    let n_rows = rows.len();
+    SCRATCH.with_borrow_mut(|scratch| {
+        let strips = n_rows.div_ceil(LANES);
+        let mut lanes = std::mem::take(&mut scratch.lanes);
+        lanes.resize(x.tokens() * strips, Lanes::ZERO);
+        isa.dispatch(Product { x, w, rows, out: &mut lanes, scratch });
+        for (out, lanes) in out.chunks_exact_mut(n_rows).zip(lanes.chunks_exact(strips)) {
+            for (out, lanes) in out.chunks_mut(LANES).zip(lanes) {
+                out.copy_from_slice(&lanes.0[..out.len()]);
+            }
+        }
+        scratch.lanes = lanes;
+    });
+}
+
+/// Memory of a thread that it keeps from one product to the next.
+#[derive(Default)]
+struct Scratch {
+    /// Codes and scales of a strip that has fewer than sixteen rows.
+    codes: Vec<u8>,
+    scales: Vec<u8>,
+    /// `[tokens, strips]`, zeros behind the last row.
+    lanes: Vec<Lanes>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+struct Product<'a, 'o> {
+    x: BlocksRef<'a>,
+    w: Fp4Matrix<'a>,
+    rows: Range<usize>,
+    out: &'o mut [Lanes],
+    scratch: &'o mut Scratch,
+}
+
+impl Vectorized for Product<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { x, w, rows, out, scratch } = self;
+        let strips = rows.len().div_ceil(LANES);
+        for (i, first) in rows.clone().step_by(LANES).enumerate() {
+            let rows = first..rows.end.min(first + LANES);
+            let strip = w.strip(rows, scratch);
+            let mut out = Outputs { out: &mut *out, strips, strip: i };
+            match x.tokens() {
+                1 => direct::<S, 1>(s, &strip, x, &mut out),
+                2 if DIRECT_TOKENS >= 2 => direct::<S, 2>(s, &strip, x, &mut out),
+                _ => packed(s, &strip, x, &mut out),
+            }
+        }
+    }
+}
+
+impl Fp4Matrix<'_> {
+    /// The rows `rows`, at most sixteen; in `scratch` if there are fewer.
+    #[inline(always)]
+    fn strip<'s>(&'s self, rows: Range<usize>, scratch: &'s mut Scratch) -> Strip<'s> {
+        let (codes_stride, scales_stride) = (self.cols / 2, self.cols / (ACTIVATION_BLOCK / SCALES));
+        let codes = &self.codes[rows.start * codes_stride..];
+        let scales = &self.scales[rows.start * scales_stride..];
+        if rows.len() == LANES {
+            return Strip { codes, codes_stride, scales, scales_stride };
+        }
+        let fill = |out: &mut Vec<u8>, rows: &[u8], stride: usize| {
+            out.clear();
+            out.extend_from_slice(rows);
+            out.resize(LANES * stride, 0);
+        };
+        fill(&mut scratch.codes, &codes[..rows.len() * codes_stride], codes_stride);
+        fill(&mut scratch.scales, &scales[..rows.len() * scales_stride], scales_stride);
+        Strip { codes: &scratch.codes, codes_stride, scales: &scratch.scales, scales_stride }
+    }
+}
+
+/// Where the outputs of one strip belong.
+struct Outputs<'o> {
+    /// `[tokens, strips]`.
+    out: &'o mut [Lanes],
+    strips: usize,
+    strip: usize,
+}
+
+impl Sink for Outputs<'_> {
+    #[inline(always)]
+    fn take<S: Simd>(&mut self, s: S, token: usize, panel: usize, sum: S::V, scale: S::V) {
+        let out = &mut self.out[token * self.strips + self.strip + panel].0;
+        s.store(s.fma(sum, scale, s.load(out)), out);
+    }
+}
+
+/// Asks for the weights and scales that come [`AHEAD`] blocks after block `block`, in this strip or the next.
+#[inline(always)]
+fn prefetch<S: Simd>(s: S, strip: &Strip<'_>, blocks: usize, block: usize) {
+    let ahead = block + AHEAD.min(blocks);
+    let offset = match ahead < blocks {
+        true => ahead * BLOCK_BYTES,
+        false => LANES * strip.codes_stride + (ahead - blocks) * BLOCK_BYTES,
+    };
+    let at = strip.codes.as_ptr().wrapping_add(offset);
+    for r in 0..LANES {
+        s.prefetch(at.wrapping_add(r * strip.codes_stride));
+    }
+    s.prefetch(strip.scales.as_ptr().wrapping_add(LANES * strip.scales_stride + block * LANES * SCALES));
+}
+
+/// Weights met in registers by `T` tokens.
+#[inline(always)]
+fn direct<S: Simd, const T: usize>(s: S, strip: &Strip<'_>, x: BlocksRef<'_>, out: &mut Outputs<'_>) {
+    let mut sums = [s.splat(0.0); T];
+    let mut scales = [[0; 4 * LANES]; 4];
+    let blocks = x.blocks();
+    for block in 0..blocks {
+        if block.is_multiple_of(4) {
+            scales = strip.scales(s, block);
+        }
+        prefetch(s, strip, blocks, block);
+        let x = x.block(block).as_array::<T>().expect("as many tokens");
+        let (multipliers, units) = s.block_scales(s.load_quad(&scales[block % 4]));
+        let codes = strip.codes(block);
+        let mut totals = [s.zero_int(); T];
+        for scale in 0..strip.n_scales(block) {
+            let nibbles = s.load_quads(&codes[scale * LANES..], strip.codes_stride);
+            let mut part = [s.start(0); T];
+            for t in 0..T {
+                part[t] = s.start(x[t].bias[scale]);
+            }
+            for i in 0..4 {
+                let [even, odd] = s.e2m1_codes(nibbles[i]);
+                for t in 0..T {
+                    part[t] = s.multiply(part[t], even, x[t].codes[scale][i]);
+                    part[t] = s.multiply(part[t], odd, x[t].codes[scale][4 + i]);
+                }
+            }
+            for t in 0..T {
+                totals[t] = s.add_scaled(totals[t], part[t], multipliers[scale]);
+            }
+        }
+        for t in 0..T {
+            let scale = s.mul(units, s.splat(x[t].scale));
+            sums[t] = s.fma(s.int_to_f32(totals[t]), scale, sums[t]);
+        }
+    }
+    for t in 0..T {
+        s.store(sums[t], &mut out.out[t * out.strips + out.strip].0);
+    }
+}
+
+/// Weights brought to the first cache level and met there by all tokens.
+#[inline(always)]
+fn packed<S: Simd>(s: S, strip: &Strip<'_>, x: BlocksRef<'_>, out: &mut Outputs<'_>) {
+    let blocks = x.blocks();
+    let mut panel = [Panel::ZERO];
+    let mut scales = [[0; 4 * LANES]; 4];
+    for t in 0..x.tokens() {
+        out.out[t * out.strips + out.strip] = Lanes::ZERO;
+    }
+    for block in 0..blocks {
+        if block.is_multiple_of(4) {
+            scales = strip.scales(s, block);
+        }
+        prefetch(s, strip, blocks, block);
+        let columns = strip.n_scales(block) * (ACTIVATION_BLOCK / SCALES);
+        panel[0].pack(s, strip.codes(block), strip.codes_stride, &scales[block % 4], columns);
+        let x = x.block(block);
+        let tiles = x.len().div_ceil(6);
+        let mut first = 0;
+        for tile in 0..tiles {
+            let tokens = (x.len() - first).div_ceil(tiles - tile);
+            let x = &x[first..][..tokens];
+            match tokens {
+                1 => tile_of::<S, 1>(s, &panel, x, first, out),
+                2 => tile_of::<S, 2>(s, &panel, x, first, out),
+                3 => tile_of::<S, 3>(s, &panel, x, first, out),
+                4 => tile_of::<S, 4>(s, &panel, x, first, out),
+                5 => tile_of::<S, 5>(s, &panel, x, first, out),
+                6 => tile_of::<S, 6>(s, &panel, x, first, out),
+                _ => unreachable!("{tokens} tokens in a tile of at most 6"),
+            }
+            first += tokens;
+        }
+    }
+}
+
+#[inline(always)]
+fn tile_of<S: Simd, const T: usize>(
+    s: S,
+    panel: &[Panel; 1],
+    x: &[super::Block],
+    first: usize,
+    out: &mut Outputs<'_>,
+) {
+    let x = x.as_array::<T>().expect("as many tokens");
+    Panel::multiply::<S, 1, T>(panel, s, x, first, out);
+}
