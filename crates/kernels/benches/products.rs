@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use cuvier_kernels::{Activations, Compute, ExpertWeights, Isa, Roof, experts, gemm, measure_roof};
+use cuvier_kernels::{Activations, Compute, ExpertWeights, Isa, Roof, experts, gemm, measure_roof, pack};
 use cuvier_tensor::{Dtype, Matrix, Tensor, WeightFormat, WeightMatrix};
 
 fn main() {
@@ -19,7 +19,7 @@ fn main() {
             roof.memory_bytes_per_s / 1e9,
             roof.flops_per_s / 1e9
         );
-        for (name, rows) in [("bf16", 8192), ("fp8", 16384), ("fp4", 32768)] {
+        for (name, rows) in [("bf16", 8192), ("int8", 16384), ("fp4", 32768)] {
             for tokens in [1, 2, 4, 6, 8, 16] {
                 bench_gemm(&c, &roof, &filter, name, (rows, 4096), tokens);
             }
@@ -27,7 +27,9 @@ fn main() {
             bench_gemm(&c, &roof, &filter, name, (2048, 1024), 512);
         }
         bench_gemm(&c, &roof, &filter, "bf16", (256, 4096), 1);
-        bench_gemm(&c, &roof, &filter, "fp8", (512, 4096), 1);
+        bench_gemm(&c, &roof, &filter, "int8", (512, 4096), 1);
+        bench_pack(&c, &roof, &filter, "fp8", (16384, 4096));
+        bench_pack(&c, &roof, &filter, "bf16", (16384, 4096));
         for tokens in [1, 8, 128] {
             bench_experts(&c, &roof, &filter, tokens);
         }
@@ -57,11 +59,24 @@ fn bench_gemm(
 ) {
     let name = format!("gemm_{format} {tokens}x{cols}x{rows}");
     if name.contains(filter) {
-        let w = weights(format, rows, cols);
+        let w = match format {
+            "int8" => pack(c, &weights("fp8", rows, cols)),
+            _ => weights(format, rows, cols),
+        };
         let x = activations(tokens, cols);
         let mut out = Matrix::zeros(tokens, rows);
         let time = best_time(|| gemm(c, &Activations::new(x.view()), &w, out.view_mut()));
         print(roof, &name, time, w.bytes(), rows * cols * tokens);
+    }
+}
+
+/// From stored weights to panels, memory and its pages included.
+fn bench_pack(c: &Compute, roof: &Roof, filter: &str, format: &str, (rows, cols): (usize, usize)) {
+    let name = format!("pack_{format} {cols}x{rows}");
+    if name.contains(filter) {
+        let w = weights(format, rows, cols);
+        let time = best_time(|| drop(pack(c, &w)));
+        print(roof, &name, time, w.bytes(), 0);
     }
 }
 

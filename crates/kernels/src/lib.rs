@@ -27,6 +27,7 @@ mod gemm;
 mod hadamard;
 mod hyper_connection;
 mod index_select;
+mod int8;
 mod isa;
 mod quantise;
 mod rms_norm;
@@ -52,6 +53,7 @@ pub use hyper_connection::{
     HC_MULT_MAX, HcConfig, HcHead, HcMix, HyperConnection, hc_collapse, hc_expand, hc_head, hc_mix,
 };
 pub use index_select::{IndexSegment, Selection, index_select};
+pub use int8::pack;
 pub use isa::{Isa, Vectorized};
 pub use quantise::{ACTIVATION_BLOCK, Activations, QuantisedRows, quantise};
 pub use rms_norm::rms_norm_in_place;

@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use cuvier_kernels::{Activations, Compute, Isa, gemm, gemm_grouped};
+use cuvier_kernels::{Activations, Compute, Isa, gemm, gemm_grouped, pack};
 use cuvier_tensor::{Dtype, MatRef, Matrix, Tensor, WeightFormat, WeightMatrix};
 use safetensors::SafeTensors;
 
@@ -119,4 +119,17 @@ fn check(names: &[&'static str]) {
 #[test]
 fn fp4_products_have_the_recorded_bits() {
     check(&["fp4.a", "fp4.b", "fp4.c", "fp4.d"]);
+}
+
+#[test]
+fn fp8_products_have_the_recorded_bits_packed_when_loaded_or_not() {
+    let names = ["fp8.a", "fp8.b", "fp8.c", "fp8_f32.a"];
+    check(&names);
+    for name in names {
+        let mut case = Case::read(name);
+        case.w = pack(&one_thread(Isa::best()), &case.w);
+        for c in Isa::available().into_iter().map(one_thread) {
+            [1, 3, 9, 70].into_iter().for_each(|rows| case.check(&c, 0, rows));
+        }
+    }
 }

@@ -8,10 +8,12 @@
 pub mod formats;
 mod matrix;
 mod paged;
+mod panel;
 mod storage;
 mod weight;
 
 pub use matrix::{MatMut, MatRef, Matrix};
 pub use paged::{PAGE_ROWS, PagedRows};
+pub use panel::{Int8Panel, PANEL_COLS, PANEL_ROWS, panel_column, panels_of};
 pub use storage::{Dtype, Storage, Tensor, TensorError};
 pub use weight::{WeightFormat, WeightMatrix};

@@ -1,9 +1,11 @@
-//! A weight matrix as the checkpoint stores it: bytes, and the scales that give them meaning.
+//! A weight matrix as the checkpoint stores it, bytes and the scales that give them meaning, or as products like it.
+
+use std::sync::Arc;
 
 use crate::formats::{FP4_BLOCK, FP8_WEIGHT_BLOCK};
-use crate::{Dtype, Tensor, TensorError};
+use crate::{Dtype, Int8Panel, Tensor, TensorError, panels_of};
 
-/// A matrix `[rows, cols]` = `[out, in]` in one of the formats of released checkpoints.
+/// A matrix `[rows, cols]` = `[out, in]` in one of the formats of released checkpoints, or in panels made of one.
 #[derive(Clone, Debug)]
 pub struct WeightMatrix {
     rows: usize,
@@ -32,6 +34,8 @@ pub enum WeightFormat {
         /// F8_E8M0 `[out, in / 32]`.
         scale: Tensor,
     },
+    /// Eight-bit integers, `[ceil(out / 16), ceil(in / 128)]` panels. No file has them.
+    Int8(Arc<Vec<Int8Panel>>),
 }
 
 impl WeightMatrix {
@@ -63,6 +67,9 @@ impl WeightMatrix {
                 expect(scale, Dtype::F8E8M0, &[rows, cols / FP4_BLOCK], "FP4 scale")?;
                 (rows, cols)
             }
+            WeightFormat::Int8(panels) => {
+                return Err(TensorError::Format { part: "panels", got: vec![panels.len()], want: vec![] });
+            }
         };
         Ok(Self { rows, cols, format })
     }
@@ -73,6 +80,15 @@ impl WeightMatrix {
     /// If `values` does not hold `rows * cols` numbers.
     pub fn from_f32(values: &[f32], rows: usize, cols: usize) -> Self {
         Self { rows, cols, format: WeightFormat::F32(Tensor::from_f32(values, vec![rows, cols])) }
+    }
+
+    /// A matrix of eight-bit integers, `[rows, cols]`.
+    ///
+    /// # Panics
+    /// If the panels are not those of that shape.
+    pub fn from_panels(panels: Vec<Int8Panel>, rows: usize, cols: usize) -> Self {
+        assert_eq!(panels.len(), panels_of(rows, cols), "panels of {rows} rows and {cols} columns");
+        Self { rows, cols, format: WeightFormat::Int8(Arc::new(panels)) }
     }
 
     /// Output features.
@@ -97,6 +113,7 @@ impl WeightMatrix {
             WeightFormat::Fp8 { weight, scale } | WeightFormat::Fp4 { weight, scale } => {
                 weight.bytes().len() + scale.bytes().len()
             }
+            WeightFormat::Int8(panels) => size_of_val(&panels[..]),
         }
     }
 }

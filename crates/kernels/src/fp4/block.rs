@@ -9,15 +9,18 @@ use crate::{ACTIVATION_BLOCK, Isa, Vectorized, simd::Simd};
 #[repr(C)]
 pub(crate) struct Block {
     /// For each scale of the weights four quads of even columns and four of odd ones.
-    pub(super) codes: [[[i8; 4]; 8]; SCALES],
+    pub(crate) codes: [[[i8; 4]; 8]; SCALES],
     /// [`Quads::bias`] of each.
     pub(super) bias: [i32; SCALES],
-    pub(super) scale: f32,
+    /// The sum of all codes.
+    pub(crate) total: i32,
+    pub(crate) scale: f32,
 }
 
 impl Block {
     /// Zeros.
-    pub(crate) const ZERO: Self = Self { codes: [[[0; 4]; 8]; SCALES], bias: [0; SCALES], scale: 0.0 };
+    pub(crate) const ZERO: Self =
+        Self { codes: [[[0; 4]; 8]; SCALES], bias: [0; SCALES], total: 0, scale: 0.0 };
 
     /// The codes of a block, in the order of [`QuantisedRows`](crate::QuantisedRows), and their scale.
     #[inline(always)]
@@ -29,6 +32,7 @@ impl Block {
             out[4..].copy_from_slice(&odd[4 * i..][..4]);
             *bias = s.bias(out, E2M1_OFFSET);
         }
+        block.total = block.bias.iter().sum::<i32>() / -E2M1_OFFSET;
         block
     }
 }
@@ -88,13 +92,13 @@ impl<'a> BlocksRef<'a> {
     }
 
     /// Blocks of a token.
-    pub(super) fn blocks(&self) -> usize {
+    pub(crate) fn blocks(&self) -> usize {
         self.blocks.len().checked_div(self.stride).unwrap_or(0)
     }
 
     /// Block `block` of all tokens.
     #[inline(always)]
-    pub(super) fn block(&self, block: usize) -> &'a [Block] {
+    pub(crate) fn block(&self, block: usize) -> &'a [Block] {
         &self.blocks[block * self.stride + self.first..][..self.tokens]
     }
 }

@@ -30,13 +30,14 @@ pub(crate) const MIN_PRODUCTS: usize = 1 << 17;
 /// | argument | shape           | dtype                  | unit       |
 /// |----------|-----------------|------------------------|------------|
 /// | `x`      | `[tokens, in]`  | f32                    | activation |
-/// | `w`      | `[out, in]`     | F32, BF16, FP8 or FP4  | weight     |
+/// | `w`      | `[out, in]`     | any                    | weight     |
 /// | `out`    | `[tokens, out]` | f32                    | activation |
 ///
-/// Weights are decoded to f32: code times scale, which is exact for UE8M0 scales and rounded once for F32
-/// scales. Products are summed in f32 in the fixed order of this crate, the columns padded with zeros to a
-/// multiple of sixteen. Activations are not quantised. So each output has the same bits whatever the other rows
-/// and tokens are, and on any number of threads.
+/// F32 and BF16 weights meet activations in f32, summed in the fixed order of this crate, the columns padded with
+/// zeros to a multiple of sixteen. The others meet activations in eight bits ([`quantise`](crate::quantise())) and are
+/// summed in integers within 128 columns: FP4 exactly, FP8 as the eight-bit integers of [`pack`](crate::pack()),
+/// packed before or not. So each output has the same bits whatever the other rows and tokens are, and on any number of
+/// threads.
 ///
 /// Source: DeepSeek-V4 `inference/model.py`, `linear`.
 ///
@@ -52,7 +53,7 @@ pub fn gemm(c: &Compute, x: &Activations<'_>, w: &WeightMatrix, out: MatMut<'_>)
 /// | argument | shape                     | dtype                  | unit       |
 /// |----------|---------------------------|------------------------|------------|
 /// | `x`      | `[tokens * groups, in]`   | f32                    | activation |
-/// | `w`      | `[groups * rank, in]`     | F32, BF16, FP8 or FP4  | weight     |
+/// | `w`      | `[groups * rank, in]`     | any                    | weight     |
 /// | `out`    | `[tokens, groups * rank]` | f32                    | activation |
 ///
 /// Precision and order as in [`gemm`].
@@ -75,13 +76,15 @@ pub fn gemm_grouped(c: &Compute, x: &Activations<'_>, w: &WeightMatrix, groups: 
     let min_len = MIN_PRODUCTS / (PANEL_ROWS * w.cols() * block_len).max(1);
     c.for_each_range(blocks * groups * panels, min_len, |items| {
         let (mut part, mut gathered) = (Vec::new(), Blocks::default());
-        for item in items {
+        for item in items.clone() {
             let (block, group, panel) = (item / panels / groups, item / panels % groups, item % panels);
             let tokens = block * block_len..((block + 1) * block_len).min(n_tokens);
             let rows = group * rank + panel * PANEL_ROWS..group * rank + rank.min((panel + 1) * PANEL_ROWS);
             part.resize(tokens.len() * rows.len(), 0.0);
             let x = inputs.every(tokens.start * groups + group, groups, tokens.len());
-            x.gather(c.isa(), &[w], &mut gathered);
+            if item == items.start || panel == 0 {
+                x.gather(c.isa(), &[w], &mut gathered);
+            }
             product(c.isa(), x, &gathered, w, rows.clone(), &mut part);
             for (t, part) in tokens.zip(part.chunks_exact(rows.len())) {
                 // SAFETY: an item is one block of tokens and one panel of rows, and lies in one range only.

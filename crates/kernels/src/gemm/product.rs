@@ -5,12 +5,13 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use cuvier_tensor::{MatRef, WeightFormat, WeightMatrix};
+use cuvier_tensor::{Int8Panel, MatRef, PANEL_ROWS as INT8_ROWS, WeightFormat, WeightMatrix};
 
 use super::panel::{Panels, Scratch};
 use super::rows::{ForRows, Row, Rows, for_rows};
 use super::tile::stored_tile;
 use crate::fp4::{self, Blocks, Fp4Matrix};
+use crate::int8::{self, Strips};
 use crate::isa::Vectorized;
 use crate::simd::Simd;
 use crate::{ACTIVATION_BLOCK, Activations, Compute, Isa, QuantisedRows};
@@ -96,7 +97,7 @@ impl<'a> Inputs<'a> {
 
     /// Brings the rows into the form that products with `weights` read, if that is not the one they have.
     pub(crate) fn gather(self, isa: Isa, weights: &[&WeightMatrix], gathered: &mut Blocks) {
-        if weights.iter().any(|w| Fp4Matrix::of(w).is_some()) {
+        if weights.iter().any(|w| takes_eight_bits(w)) {
             let blocks = self.cols().div_ceil(ACTIVATION_BLOCK);
             gathered.gather(isa, blocks, (0..self.len()).map(|t| self.quantised(t)));
         }
@@ -113,7 +114,7 @@ impl<'a> Inputs<'a> {
 
 /// Whether products with `w` see their inputs in eight bits.
 fn takes_eight_bits(w: &WeightMatrix) -> bool {
-    matches!(w.format(), WeightFormat::Fp8 { .. } | WeightFormat::Fp4 { .. })
+    !matches!(w.format(), WeightFormat::F32(_) | WeightFormat::Bf16(_))
 }
 
 /// `out[t, r] = sum over i of w[rows.start + r, i] * x[t, i]`, `out` being `[x.len(), rows.len()]`; at most
@@ -131,9 +132,19 @@ pub(crate) fn product(
     if out.is_empty() {
         return;
     }
-    match Fp4Matrix::of(w) {
-        Some(w) => fp4::product(isa, gathered.view(), w, rows, out),
-        None => for_rows(w, ProductWith { isa, x, rows, out }),
+    match w.format() {
+        WeightFormat::Fp4 { .. } => {
+            fp4::product(isa, gathered.view(), Fp4Matrix::of(w).expect("FP4"), rows, out);
+        }
+        WeightFormat::Int8(panels) => {
+            int8::product(isa, gathered.view(), Strips::new(panels, 0), rows, out);
+        }
+        WeightFormat::Fp8 { .. } => PACKED.with_borrow_mut(|packed| {
+            let first_row = rows.start / INT8_ROWS * INT8_ROWS;
+            int8::pack_strips(isa, w, first_row..rows.end, packed);
+            int8::product(isa, gathered.view(), Strips::new(packed, first_row), rows, out);
+        }),
+        WeightFormat::F32(_) | WeightFormat::Bf16(_) => for_rows(w, ProductWith { isa, x, rows, out }),
     }
 }
 
@@ -147,6 +158,8 @@ struct ProductWith<'x, 'o> {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+    /// FP8 weights that were not packed when the model was loaded.
+    static PACKED: RefCell<Vec<Int8Panel>> = RefCell::default();
 }
 
 impl ForRows for ProductWith<'_, '_> {

@@ -57,6 +57,7 @@ pub(crate) fn weight(w: &WeightMatrix, row: usize, col: usize) -> f32 {
             let code = weight.bytes()[at / 2] >> (4 * (at % 2));
             e2m1_to_f32(code) * e8m0_to_f32(scale.bytes()[at / 32])
         }
+        WeightFormat::Int8(_) => panic!("no stored weight"),
     }
 }
 

@@ -49,6 +49,9 @@ pub(crate) trait ForRows {
 }
 
 /// Runs `work` on the rows of `w`.
+///
+/// # Panics
+/// If `w` is packed.
 pub(crate) fn for_rows<F: ForRows>(w: &WeightMatrix, work: F) -> F::Output {
     let cols = w.cols();
     match w.format() {
@@ -60,6 +63,7 @@ pub(crate) fn for_rows<F: ForRows>(w: &WeightMatrix, work: F) -> F::Output {
         WeightFormat::Fp4 { weight, scale } => {
             work.run(Fp4Rows { bytes: weight.bytes(), scales: scale.bytes(), cols })
         }
+        WeightFormat::Int8(_) => panic!("packed weights have no rows"),
     }
 }
 

@@ -237,7 +237,7 @@ fn widen(weight: &WeightMatrix, rows: usize, hc_mult: usize) -> Result<Rows, Ten
     let cols = weight.cols();
     let numbers = match weight.format() {
         WeightFormat::F32(tensor) | WeightFormat::Bf16(tensor) => tensor.to_f32(),
-        WeightFormat::Fp8 { .. } | WeightFormat::Fp4 { .. } => None,
+        WeightFormat::Fp8 { .. } | WeightFormat::Fp4 { .. } | WeightFormat::Int8(_) => None,
     };
     match numbers {
         Some(numbers) if weight.rows() == rows && cols > 0 && cols.is_multiple_of(hc_mult) => {

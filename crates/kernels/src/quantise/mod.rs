@@ -144,13 +144,14 @@ impl Vectorized for QuantiseRow<'_> {
 
 /// Writes the codes of one block; returns its scale.
 #[inline(always)]
-fn block<S: Simd>(s: S, x: &[f32; ACTIVATION_BLOCK], codes: &mut [i8; ACTIVATION_BLOCK]) -> f32 {
+pub(crate) fn block<S: Simd>(s: S, x: &[f32; ACTIVATION_BLOCK], codes: &mut [i8; ACTIVATION_BLOCK]) -> f32 {
     let zero = s.splat(0.0);
+    let mut numbers = [zero; ACTIVATION_BLOCK / LANES];
     let (mut amax, mut poison) = (zero, zero);
-    for x in x.as_chunks::<LANES>().0 {
-        let x = s.load(x);
-        amax = s.max(amax, s.max(x, s.sub(zero, x)));
-        poison = s.fma(x, zero, poison); // NaN as soon as a number is not finite
+    for (number, x) in numbers.iter_mut().zip(x.as_chunks::<LANES>().0) {
+        *number = s.load(x);
+        amax = s.max(amax, s.max(*number, s.sub(zero, *number)));
+        poison = s.fma(*number, zero, poison); // NaN as soon as a number is not finite
     }
     let amax = s.max_lane(amax);
     if s.sum(poison).is_nan() {
@@ -161,14 +162,25 @@ fn block<S: Simd>(s: S, x: &[f32; ACTIVATION_BLOCK], codes: &mut [i8; ACTIVATION
         codes.fill(0);
         return 0.0;
     }
-    let inverse = s.splat(CODE_MAX / amax);
+    round(s, &numbers, CODE_MAX / amax, codes);
+    amax / CODE_MAX
+}
+
+/// Writes the numbers times `factor`, rounded to integers, the even columns first.
+#[inline(always)]
+pub(crate) fn round<S: Simd>(
+    s: S,
+    numbers: &[S::V; ACTIVATION_BLOCK / LANES],
+    factor: f32,
+    codes: &mut [i8; ACTIVATION_BLOCK],
+) {
+    let factor = s.splat(factor);
     let mut in_order = [0i8; ACTIVATION_BLOCK];
-    for (x, out) in x.as_chunks::<LANES>().0.iter().zip(in_order.as_chunks_mut::<LANES>().0) {
-        s.store_i8(s.round(s.mul(s.load(x), inverse)), out);
+    for (&x, out) in numbers.iter().zip(in_order.as_chunks_mut::<LANES>().0) {
+        s.store_i8(s.round(s.mul(x, factor)), out);
     }
     let (even, odd) = codes.split_at_mut(ACTIVATION_BLOCK / 2);
     for ((pair, even), odd) in in_order.as_chunks::<2>().0.iter().zip(even).zip(odd) {
         [*even, *odd] = *pair;
     }
-    amax / CODE_MAX
 }

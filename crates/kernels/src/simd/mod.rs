@@ -10,6 +10,7 @@ mod avx512;
 mod math;
 mod quads;
 mod scalar;
+mod signed;
 #[cfg(test)]
 mod tests;
 
@@ -19,13 +20,14 @@ pub use avx2::Avx2;
 pub use avx512::Avx512;
 pub use quads::{E2M1_OFFSET, QuadBytes, Quads};
 pub use scalar::Scalar;
+pub use signed::SignedQuads;
 
 /// Lanes per vector.
 pub const LANES: usize = 16;
 
 /// Vectors of sixteen f32. A value of an implementing type proves that the CPU has the instructions, so its
 /// methods are safe to call; they only become fast inside [`crate::Isa::dispatch`].
-pub trait Simd: Quads + Send + Sync + 'static {
+pub trait Simd: Quads + SignedQuads + Send + Sync + 'static {
     /// Sixteen numbers.
     type V: Copy;
 
