@@ -69,8 +69,8 @@ struct Row {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let interrupt = Interrupt::listen()?;
     let opened = open_model(args.model.model.as_deref())?;
-    let model = opened.transformer()?;
     let compute = args.compute.compute()?;
+    let model = opened.transformer(&compute)?;
     let context_max = model.config().max_position_embeddings;
     let longest = args.prefill.iter().chain(&args.context).max().copied().unwrap_or(0) + args.decode;
     if longest > context_max {

@@ -86,8 +86,9 @@ fn open_dialogue(
 ) -> anyhow::Result<Dialogue> {
     let tokenizer = opened.tokenizer()?;
     opened.check_memory(args.compute.memory)?;
-    let transformer = Arc::new(opened.transformer()?);
-    let model = TransformerModel::new(transformer, args.compute.compute()?, args.compute.kv.into());
+    let compute = args.compute.compute()?;
+    let transformer = Arc::new(opened.transformer(&compute)?);
+    let model = TransformerModel::new(transformer, compute, args.compute.kv.into());
     let engine = Engine::start(model, EngineConfig::default())?;
     let (temperature, top_p) = opened.sampling_defaults()?;
     Ok(Dialogue {

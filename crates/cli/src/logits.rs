@@ -39,7 +39,8 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let model = open_model(args.model.model.as_deref())?.transformer()?;
+    let compute = args.compute.compute()?;
+    let model = open_model(args.model.model.as_deref())?.transformer(&compute)?;
     if args.probe.iter().any(|name| name == "list") {
         return list(&model);
     }
@@ -52,7 +53,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         bail!("{}: no token ids", file.display());
     }
     check_probes(&model, &args.probe)?;
-    let compute = args.compute.compute()?;
     let mut recorder = Recorder { wanted: args.probe.clone(), tensors: BTreeMap::new() };
     let logits = compute_logits(&model, &compute, args, &ids, &mut recorder)?;
     let mut tensors = vec![("logits".to_owned(), vec![ids.len(), model.config().vocab_size], logits)];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use cuvier_encoding::{Generation, Tokenizer};
-use cuvier_model::Transformer;
+use cuvier_model::{Compute, Transformer};
 use cuvier_types::Bytes;
 use cuvier_weights::Checkpoint;
 
@@ -88,9 +88,9 @@ impl Opened {
         Ok(())
     }
 
-    /// The model of the checkpoint.
-    pub fn transformer(&self) -> anyhow::Result<Transformer> {
-        Ok(Transformer::load(&self.checkpoint)?)
+    /// The model of the checkpoint, its matrices packed on the threads of `compute`.
+    pub fn transformer(&self, compute: &Compute) -> anyhow::Result<Transformer> {
+        Ok(Transformer::load(&self.checkpoint, compute)?)
     }
 
     /// The tokenizer beside it; one that has more tokens than the model is refused.

@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use anyhow::{Context, bail};
-use cuvier_model::Isa;
 use cuvier_model::exact_state::{CHUNKS, CaseCount, Sweep, sweep};
+use cuvier_model::{Compute, Isa};
 use serde_json::json;
 
 use crate::interrupt::Interrupt;
@@ -90,7 +90,8 @@ fn check_state(
     opened: &Opened,
     interrupt: &Interrupt,
 ) -> anyhow::Result<Vec<(Isa, Vec<CaseCount>)>> {
-    let model = opened.transformer()?;
+    let all_threads = Compute::new(Isa::best(), args.compute.threads()).context("starting threads")?;
+    let model = opened.transformer(&all_threads)?;
     let isas = match args.compute.isa {
         IsaChoice::Auto => Isa::available(),
         chosen => vec![chosen.resolve()?],

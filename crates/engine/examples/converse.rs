@@ -17,8 +17,8 @@ fn main() -> anyhow::Result<()> {
     let calf = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/calf");
     let folder = std::env::args_os().nth(1).map_or_else(|| PathBuf::from(calf), PathBuf::from);
     let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"))?;
-    let transformer = Transformer::load(&Checkpoint::open(&folder)?)?;
     let compute = Compute::new(Isa::best(), std::thread::available_parallelism()?)?;
+    let transformer = Transformer::load(&Checkpoint::open(&folder)?, &compute)?;
     let model = TransformerModel::new(Arc::new(transformer), compute, KvFormat::Fp8);
 
     let engine = Engine::start(model, EngineConfig::default())?;

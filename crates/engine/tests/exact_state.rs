@@ -16,7 +16,8 @@ const N_DRAW: usize = 12;
 
 fn calf() -> Arc<Transformer> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/calf"));
-    Arc::new(Transformer::load(&Checkpoint::open(folder).unwrap()).unwrap())
+    let compute = Compute::new(Isa::best(), NonZeroUsize::MIN).unwrap();
+    Arc::new(Transformer::load(&Checkpoint::open(folder).unwrap(), &compute).unwrap())
 }
 
 fn start(transformer: &Arc<Transformer>, batch_tokens_max: usize, sequences_max: usize) -> EngineHandle {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use cuvier_kernels::{
-    CompressorShape, ExpertWeights, HcConfig, HcHead, HyperConnection, KvFormat, RopeTable,
+    CompressorShape, Compute, ExpertWeights, HcConfig, HcHead, HyperConnection, KvFormat, RopeTable, pack,
 };
-use cuvier_tensor::{Matrix, WeightMatrix};
+use cuvier_tensor::{Matrix, WeightFormat, WeightMatrix};
 use cuvier_types::LayerId;
 use cuvier_weights::{Checkpoint, Drafter, LayerKind, ModelConfig};
 
@@ -21,14 +21,15 @@ use crate::state::{CompressedGeometry, LayerGeometry};
 use crate::transformer::{Tables, Transformer};
 
 impl Transformer {
-    /// Makes the model of a checkpoint. Weights stay where they are; only small vectors are copied.
+    /// Makes the model of a checkpoint. Experts and BF16 matrices stay where they are; FP8 matrices and the LM head are
+    /// brought to the form of [`pack`] on the threads of `compute`, and the memory of their file is given back.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape or dtype than its place asks for.
-    pub fn load(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
+    pub fn load(checkpoint: &Checkpoint, compute: &Compute) -> Result<Self, ModelError> {
         let config = checkpoint.config().clone();
         let tables = tables(&config);
-        let loader = Loader { checkpoint, config: &config, tables: &tables };
+        let loader = Loader { checkpoint, compute, config: &config, tables: &tables };
         let layers = config.layers().map(|layer| loader.layer(layer)).collect::<Result<_, _>>()?;
         let mtp = match checkpoint.drafter() {
             Drafter::Mtp => Some(loader.mtp()?),
@@ -40,7 +41,7 @@ impl Transformer {
             hc_head: loader.hc_head("")?,
             hc_config: hc_config(&config),
             norm: loader.vector("norm.weight")?,
-            head: loader.matrix("head.weight")?,
+            head: loader.head()?,
             mtp,
             fingerprint: 0,
             config: config.clone(),
@@ -122,8 +123,12 @@ fn hc_config(config: &ModelConfig) -> HcConfig {
     }
 }
 
+/// The checkpoint's name of the LM head.
+const HEAD: &str = "head.weight";
+
 struct Loader<'a> {
     checkpoint: &'a Checkpoint,
+    compute: &'a Compute,
     config: &'a ModelConfig,
     tables: &'a Tables,
 }
@@ -131,6 +136,30 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn matrix(&self, name: &str) -> Result<WeightMatrix, ModelError> {
         Ok(self.checkpoint.matrix(name)?)
+    }
+
+    /// A matrix that every token meets: packed, if it is FP8.
+    fn dense(&self, name: &str) -> Result<WeightMatrix, ModelError> {
+        let stored = self.matrix(name)?;
+        Ok(match stored.format() {
+            WeightFormat::Fp8 { .. } => self.packed(name, &stored),
+            _ => stored,
+        })
+    }
+
+    /// The LM head: packed, if it is BF16 or FP8.
+    fn head(&self) -> Result<WeightMatrix, ModelError> {
+        let stored = self.matrix(HEAD)?;
+        Ok(match stored.format() {
+            WeightFormat::Fp8 { .. } | WeightFormat::Bf16(_) => self.packed(HEAD, &stored),
+            _ => stored,
+        })
+    }
+
+    fn packed(&self, name: &str, stored: &WeightMatrix) -> WeightMatrix {
+        let packed = pack(self.compute, stored);
+        self.checkpoint.release(name);
+        packed
     }
 
     fn vector(&self, name: &str) -> Result<Vec<f32>, ModelError> {
@@ -172,13 +201,13 @@ impl Loader<'_> {
         let kind = self.config.layer_kind(id);
         let table = if kind == LayerKind::Sliding { &self.tables.sliding } else { &self.tables.compressed };
         Ok(Attention {
-            wq_a: self.matrix(&format!("{prefix}.wq_a.weight"))?,
+            wq_a: self.dense(&format!("{prefix}.wq_a.weight"))?,
             q_norm: self.vector(&format!("{prefix}.q_norm.weight"))?,
-            wq_b: self.matrix(&format!("{prefix}.wq_b.weight"))?,
-            wkv: self.matrix(&format!("{prefix}.wkv.weight"))?,
+            wq_b: self.dense(&format!("{prefix}.wq_b.weight"))?,
+            wkv: self.dense(&format!("{prefix}.wkv.weight"))?,
             kv_norm: self.vector(&format!("{prefix}.kv_norm.weight"))?,
-            wo_a: self.matrix(&format!("{prefix}.wo_a.weight"))?,
-            wo_b: self.matrix(&format!("{prefix}.wo_b.weight"))?,
+            wo_a: self.dense(&format!("{prefix}.wo_a.weight"))?,
+            wo_b: self.dense(&format!("{prefix}.wo_b.weight"))?,
             attn_sink: self.vector(&format!("{prefix}.attn_sink"))?,
             compressed: self.compressed(kind, prefix)?,
             table: Arc::clone(table),
@@ -222,7 +251,7 @@ impl Loader<'_> {
         let config = self.config;
         let shape = CompressorShape { dim: config.index_head_dim, ..shape };
         Ok(Indexer {
-            wq_b: self.matrix(&format!("{prefix}.indexer.wq_b.weight"))?,
+            wq_b: self.dense(&format!("{prefix}.indexer.wq_b.weight"))?,
             weights_proj: self.matrix(&format!("{prefix}.indexer.weights_proj.weight"))?,
             compressor: self.compressor(&format!("{prefix}.indexer.compressor"), shape)?,
             index_n_heads: config.index_n_heads,
@@ -247,9 +276,9 @@ impl Loader<'_> {
                 .map(|expert| ExpertWeights { w1: expert.w1, w3: expert.w3, w2: expert.w2 })
                 .collect(),
             shared_experts: ExpertWeights {
-                w1: self.matrix(&format!("{prefix}.shared_experts.w1.weight"))?,
-                w3: self.matrix(&format!("{prefix}.shared_experts.w3.weight"))?,
-                w2: self.matrix(&format!("{prefix}.shared_experts.w2.weight"))?,
+                w1: self.dense(&format!("{prefix}.shared_experts.w1.weight"))?,
+                w3: self.dense(&format!("{prefix}.shared_experts.w3.weight"))?,
+                w2: self.dense(&format!("{prefix}.shared_experts.w2.weight"))?,
             },
             num_experts_per_tok: config.num_experts_per_tok,
             routed_scaling_factor: config.routed_scaling_factor,
@@ -259,8 +288,8 @@ impl Loader<'_> {
 
     fn mtp(&self) -> Result<Mtp, ModelError> {
         Ok(Mtp {
-            e_proj: self.matrix("mtp.0.e_proj.weight")?,
-            h_proj: self.matrix("mtp.0.h_proj.weight")?,
+            e_proj: self.dense("mtp.0.e_proj.weight")?,
+            h_proj: self.dense("mtp.0.h_proj.weight")?,
             enorm: self.vector("mtp.0.enorm.weight")?,
             hnorm: self.vector("mtp.0.hnorm.weight")?,
             layer: self.layer(self.config.mtp_layer())?,

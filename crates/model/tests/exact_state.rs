@@ -1,7 +1,7 @@
 //! Law 1 on random shapes: every way to compute a sequence gives the same bits.
 
 use cuvier_model::exact_state::{Sweep, sweep};
-use cuvier_model::{Isa, KvFormat, SequenceState, Transformer};
+use cuvier_model::{Compute, Isa, KvFormat, SequenceState, Transformer};
 use cuvier_weights::synth::{self, SynthOptions};
 use cuvier_weights::{Checkpoint, ModelConfig, Precision};
 
@@ -13,7 +13,8 @@ fn model(name: &str, precision: Precision) -> (tempfile::TempDir, Transformer) {
     let options = SynthOptions { seed: 3, precision, ..SynthOptions::new(config) };
     let directory = folder.path().join("checkpoint");
     synth::write(&directory, &options, &mut |_, _| {}).expect("the checkpoint is written");
-    let model = Transformer::load(&Checkpoint::open(&directory).expect("it opens")).expect("it loads");
+    let checkpoint = Checkpoint::open(&directory).expect("it opens");
+    let model = Transformer::load(&checkpoint, &compute()).expect("it loads");
     (folder, model)
 }
 
@@ -89,6 +90,6 @@ fn a_rollback_beyond_what_is_kept_changes_nothing() {
     assert_eq!((state.position(), state.save() == bytes), (500, true));
 }
 
-fn compute() -> cuvier_model::Compute {
-    cuvier_model::Compute::new(Isa::best(), std::num::NonZeroUsize::MIN).expect("one thread needs no pool")
+fn compute() -> Compute {
+    Compute::new(Isa::best(), std::num::NonZeroUsize::MIN).expect("one thread needs no pool")
 }

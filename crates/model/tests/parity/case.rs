@@ -57,7 +57,7 @@ impl Case {
         let truth =
             std::fs::read(fixtures().join(format!("{name}.safetensors"))).expect("the truth is there");
         let ids = ints(&truth, "ids").into_iter().map(|id| TokenId(id as u32)).collect();
-        let model = Transformer::load(&checkpoint).expect("the model loads");
+        let model = Transformer::load(&checkpoint, &one_thread(Isa::best())).expect("the model loads");
         Self { name: name.to_owned(), model, ids, truth, _folder: folder }
     }
 
@@ -67,9 +67,14 @@ impl Case {
     }
 }
 
+/// The instruction set `isa` on the caller's thread.
+pub fn one_thread(isa: Isa) -> Compute {
+    Compute::new(isa, NonZeroUsize::MIN).expect("one thread needs no pool")
+}
+
 /// Computes `ids` in chunks of the given sizes, over and over.
 pub fn run(model: &Transformer, ids: &[TokenId], isa: Isa, kv: KvFormat, chunks: &[usize]) -> Run {
-    let compute = Compute::new(isa, NonZeroUsize::MIN).expect("one thread needs no pool");
+    let compute = one_thread(isa);
     let mut state = model.new_state(kv);
     let (mut logits, mut streams, mut cols) = (Vec::new(), Vec::new(), 1);
     let mut sizes = chunks.iter().cycle();

@@ -4,7 +4,7 @@
 mod case;
 mod multiplied_out;
 
-use case::{Case, Run, fixtures, floats, ints, longs, names, run};
+use case::{Case, Run, fixtures, floats, ints, longs, names, one_thread, run};
 use cuvier_model::{Compute, Ctx, Isa, KvFormat, Matrix, TokenId, Transformer};
 use cuvier_weights::Checkpoint;
 
@@ -123,7 +123,7 @@ fn the_official_cache_formats_move_logits_as_the_formulas_say() {
 fn a_checkpoint_written_by_save_pretrained_is_read_as_it_is() {
     let folder = fixtures().join("save_pretrained");
     let checkpoint = Checkpoint::open(&folder).expect("the checkpoint opens");
-    let model = Transformer::load(&checkpoint).expect("the model loads");
+    let model = Transformer::load(&checkpoint, &one_thread(Isa::best())).expect("the model loads");
     let truth = std::fs::read(folder.join("truth.safetensors")).expect("the truth is there");
     let ids: Vec<_> = ints(&truth, "ids").into_iter().map(|id| TokenId(id as u32)).collect();
     let ours = run(&model, &ids, Isa::best(), KvFormat::F32, &[23]).logits;
@@ -139,7 +139,7 @@ fn a_checkpoint_written_by_save_pretrained_is_read_as_it_is() {
 fn the_trained_calf_gives_the_logits_of_the_reference() {
     let root = fixtures().join("../..");
     let checkpoint = multiplied_out::open(&root.join("models/calf"));
-    let model = Transformer::load(&checkpoint).expect("the calf loads");
+    let model = Transformer::load(&checkpoint, &one_thread(Isa::best())).expect("the calf loads");
     let truth = std::fs::read(root.join("fixtures/calf/golden.safetensors")).expect("the truth is there");
     for name in ["sum", "recall", "window", "far"] {
         let ids: Vec<_> =

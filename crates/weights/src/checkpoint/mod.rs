@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 use std::str;
+use std::sync::Arc;
 
 use cuvier_tensor::{Dtype, Storage, Tensor, WeightFormat, WeightMatrix};
 use cuvier_types::LayerId;
@@ -18,7 +19,7 @@ use cuvier_types::LayerId;
 use crate::config::CONFIG_BYTES_MAX;
 use crate::index::{INDEX, SINGLE, read_index, read_text, resolve};
 use crate::inventory::{layer_prefix, scale_name};
-use crate::mapping::map;
+use crate::mapping::{Mapping, map};
 use crate::safetensors::{StoredDtype, known};
 use crate::{ModelConfig, WeightsError};
 
@@ -71,6 +72,8 @@ enum Depth {
 pub(crate) struct MappedFile {
     pub(crate) name: String,
     pub(crate) storage: Storage,
+    /// `None`: the bytes came from elsewhere, or there are none.
+    mapping: Option<Mapping>,
 }
 
 /// Where a tensor lies.
@@ -110,8 +113,9 @@ impl Checkpoint {
             index.as_ref().map_or(vec![SINGLE], |index| index.shards().into_iter().collect());
         let mut files = Vec::with_capacity(shards.len());
         for shard in shards {
-            let storage = map(&resolve(folder, shard)?)?;
-            files.push(MappedFile { name: shard.to_owned(), storage });
+            let mapping = map(&resolve(folder, shard)?)?;
+            let storage = mapping.as_ref().map_or_else(|| Arc::new(Vec::new()) as Storage, Mapping::storage);
+            files.push(MappedFile { name: shard.to_owned(), storage, mapping });
         }
         Self::check(config, files, index.as_ref().map(|index| &index.weight_map), depth)
     }
@@ -128,7 +132,7 @@ impl Checkpoint {
             problem: format!("is not UTF-8: {error}"),
         })?;
         let config = ModelConfig::parse(json, CONFIG)?;
-        let files = vec![MappedFile { name: SINGLE.to_owned(), storage: safetensors }];
+        let files = vec![MappedFile { name: SINGLE.to_owned(), storage: safetensors, mapping: None }];
         Self::check(config, files, None, Depth::Scales)
     }
 
@@ -261,6 +265,16 @@ impl Checkpoint {
         let storage = Storage::clone(&self.files[place.file].storage);
         Tensor::new(storage, place.range.clone(), dtype, place.shape.clone())
             .map_err(|source| self.entry(name, source.to_string()))
+    }
+
+    /// Gives back the memory that the bytes of that tensor take, if they come from a file and there is such a tensor.
+    /// They can still be read, and then come from the file again.
+    pub fn release(&self, name: &str) {
+        if let Some(place) = self.tensors.get(name)
+            && let Some(mapping) = &self.files[place.file].mapping
+        {
+            mapping.release(place.range.clone());
+        }
     }
 
     pub(crate) fn files(&self) -> &[MappedFile] {

@@ -88,6 +88,7 @@ fn each_precision_stores_matrices_in_its_own_format() {
             WeightFormat::Bf16(_) => "bf16".to_owned(),
             WeightFormat::Fp8 { scale, .. } => format!("fp8 {}", scale.dtype()),
             WeightFormat::Fp4 { scale, .. } => format!("fp4 {}", scale.dtype()),
+            WeightFormat::Int8(_) => "int8".to_owned(),
         };
         [name("layers.0.attn.wq_a.weight"), name("layers.3.ffn.experts.2.w2.weight"), name("head.weight")]
     };
