@@ -1,7 +1,7 @@
 //! Attention over the sliding window and the compressed past.
 
 use cuvier_kernels::{
-    Activations, AttentionConfig, AttentionSegment, Entries, EntryCodec, KvFormat, RopeTable, Rotation,
+    Activations, AttentionConfig, AttentionSegment, Entries, EntryCodec, KvFormat, Lent, RopeTable, Rotation,
     attention, encode_entries, gemm, gemm_grouped, norm_and_rope, rms_norm_in_place, rope,
 };
 use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
@@ -83,13 +83,13 @@ impl Attention {
     /// `x`: `[tokens, hidden_size]`, normed. Returns the same shape; the states take the tokens in.
     ///
     /// Source: DeepSeek-V4 `inference/model.py`, `Attention.forward`.
-    pub fn forward(
+    pub fn forward<'c>(
         &self,
         x: &Matrix,
         step: &Step<'_>,
         states: &mut [SegmentState<'_>],
-        ctx: &mut Ctx<'_>,
-    ) -> Matrix {
+        ctx: &mut Ctx<'c>,
+    ) -> Lent<'c> {
         let tokens = x.rows();
         let x = &Activations::new(x.view());
         let mut qr = self.linear(x, &self.wq_a, ctx);
@@ -105,30 +105,32 @@ impl Attention {
         self.append_window(&kv, step, states, ctx);
 
         let mut o = self.attend(x, qr, &q, step, states, ctx);
-        let mut heads = Matrix::from_vec(std::mem::take(&mut o).into_vec(), self.head_dim);
-        rope(ctx.compute, heads.view_mut(), self.num_attention_heads, step.angles, Rotation::Inverse);
-        let o = Matrix::from_vec(heads.into_vec(), self.num_attention_heads * self.head_dim);
+        drop(q);
+        o.reshape(self.head_dim);
+        rope(ctx.compute, o.view_mut(), self.num_attention_heads, step.angles, Rotation::Inverse);
+        o.reshape(self.num_attention_heads * self.head_dim);
         ctx.probe("attn.o", &o);
 
-        let mut z = Matrix::zeros(tokens, self.wo_a.rows());
+        let mut z = ctx.matrix(tokens, self.wo_a.rows());
         let o = Activations::new(o.view().split_rows(self.wo_a.cols()));
         gemm_grouped(ctx.compute, &o, &self.wo_a, self.o_groups, z.view_mut());
         self.linear(&Activations::new(z.view()), &self.wo_b, ctx)
     }
 
-    fn linear(&self, x: &Activations<'_>, weight: &WeightMatrix, ctx: &mut Ctx<'_>) -> Matrix {
-        let mut out = Matrix::zeros(x.exact().rows(), weight.rows());
+    fn linear<'c>(&self, x: &Activations<'_>, weight: &WeightMatrix, ctx: &mut Ctx<'c>) -> Lent<'c> {
+        let mut out = ctx.matrix(x.exact().rows(), weight.rows());
         gemm(ctx.compute, x, weight, out.view_mut());
         out
     }
 
     /// `[tokens, num_attention_heads * head_dim]`: each head normed by itself, then rotated.
-    fn queries(&self, qr: &Activations<'_>, step: &Step<'_>, ctx: &mut Ctx<'_>) -> Matrix {
-        let q = self.linear(qr, &self.wq_b, ctx);
-        let mut q = Matrix::from_vec(q.into_vec(), self.head_dim);
+    fn queries<'c>(&self, qr: &Activations<'_>, step: &Step<'_>, ctx: &mut Ctx<'c>) -> Lent<'c> {
+        let mut q = self.linear(qr, &self.wq_b, ctx);
+        q.reshape(self.head_dim);
         let heads = self.num_attention_heads;
         norm_and_rope(ctx.compute, q.view_mut(), None, self.rms_norm_eps, heads, step.angles);
-        Matrix::from_vec(q.into_vec(), self.num_attention_heads * self.head_dim)
+        q.reshape(self.num_attention_heads * self.head_dim);
+        q
     }
 
     fn append_window(
@@ -148,15 +150,15 @@ impl Attention {
         }
     }
 
-    fn attend(
+    fn attend<'c>(
         &self,
         x: &Activations<'_>,
         qr: &Activations<'_>,
         q: &Matrix,
         step: &Step<'_>,
         states: &mut [SegmentState<'_>],
-        ctx: &mut Ctx<'_>,
-    ) -> Matrix {
+        ctx: &mut Ctx<'c>,
+    ) -> Lent<'c> {
         match &self.compressed {
             Compressed::Sliding => self.attend_to(q, Entries::None, step, states, ctx),
             Compressed::Hca { compressor } => {
@@ -197,14 +199,14 @@ impl Attention {
         }
     }
 
-    fn attend_to(
+    fn attend_to<'c>(
         &self,
         q: &Matrix,
         entries: Entries<'_>,
         step: &Step<'_>,
         states: &[SegmentState<'_>],
-        ctx: &mut Ctx<'_>,
-    ) -> Matrix {
+        ctx: &mut Ctx<'c>,
+    ) -> Lent<'c> {
         let segments: Vec<_> = step
             .segments
             .iter()
@@ -216,7 +218,7 @@ impl Attention {
                 entries: state.compressed.as_ref().map(|compressed| &compressed.entries),
             })
             .collect();
-        let mut out = Matrix::zeros(q.rows(), q.cols());
+        let mut out = ctx.matrix(q.rows(), q.cols());
         let config = AttentionConfig {
             codec: self.codec(step.kv),
             attn_sink: &self.attn_sink,

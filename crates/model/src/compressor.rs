@@ -43,12 +43,12 @@ impl Compressor {
     ) -> (Matrix, Vec<usize>) {
         let c = ctx.compute;
         let tokens = x.exact().rows();
-        let mut k = Matrix::zeros(tokens, self.wkv.rows());
-        let mut s = Matrix::zeros(tokens, self.wgate.rows());
+        let mut k = ctx.matrix(tokens, self.wkv.rows());
+        let mut s = ctx.matrix(tokens, self.wgate.rows());
         gemm(c, x, &self.wkv, k.view_mut());
         gemm(c, x, &self.wgate, s.view_mut());
         let positions: Vec<u32> = segments.iter().flat_map(Segment::positions).collect();
-        let mut rows = Matrix::zeros(tokens, self.row_len());
+        let mut rows = ctx.matrix(tokens, self.row_len());
         compressor_rows(c, k.view(), s.view(), &self.ape, self.shape.ratio, &positions, rows.view_mut());
 
         let (ratio, dim) = (self.shape.ratio, self.shape.dim);
@@ -58,7 +58,7 @@ impl Compressor {
         for (segment, pending) in segments.iter().zip(pending) {
             pending.extend(&rows.data()[segment.rows.start * rows.cols()..segment.rows.end * rows.cols()]);
             let blocks = segment.first_position / ratio..segment.end_position() / ratio;
-            let mut done = Matrix::zeros(blocks.len(), dim);
+            let mut done = ctx.matrix(blocks.len(), dim);
             compress(c, pending, self.shape, blocks.clone(), done.view_mut());
             entries.extend_from_slice(done.data());
             counts.push(blocks.len());

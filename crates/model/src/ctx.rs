@@ -1,6 +1,6 @@
 //! What a step runs on, and who looks on.
 
-use cuvier_kernels::Compute;
+use cuvier_kernels::{Compute, Lent};
 use cuvier_tensor::Matrix;
 
 /// Records named tensors while a step runs; see [`Ctx::with_probe`].
@@ -28,6 +28,11 @@ impl<'a> Ctx<'a> {
     /// Runs with a probe.
     pub fn with_probe(compute: &'a Compute, probe: &'a mut dyn Probe) -> Self {
         Self { compute, probe: Some(probe), layer: String::new() }
+    }
+
+    /// A matrix for intermediate results; see [`Compute::matrix`].
+    pub(crate) fn matrix(&self, rows: usize, cols: usize) -> Lent<'a> {
+        self.compute.matrix(rows, cols)
     }
 
     /// Sets the prefix of the names that follow, `layers.3` or `mtp.0`; empty outside layers.

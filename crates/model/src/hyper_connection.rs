@@ -1,6 +1,6 @@
 //! Hyper-connections: the residual streams are read through a learned mix and written through another.
 
-use cuvier_kernels::{HcConfig, HcMix, HyperConnection, hc_collapse, hc_expand, hc_mix};
+use cuvier_kernels::{HcConfig, HcMix, HyperConnection, Lent, hc_collapse, hc_expand, hc_mix};
 use cuvier_tensor::Matrix;
 
 use crate::Ctx;
@@ -19,9 +19,9 @@ pub struct Connection {
 
 impl Connection {
     /// The sublayer's input `[tokens, hidden_size]` with the gain `norm`, and the mix that [`Connection::post`] needs.
-    pub fn pre(&self, streams: &Streams, norm: &[f32], ctx: &mut Ctx<'_>) -> (Matrix, HcMix) {
+    pub fn pre<'c>(&self, streams: &Streams, norm: &[f32], ctx: &mut Ctx<'c>) -> (Lent<'c>, HcMix) {
         let mix = hc_mix(ctx.compute, streams.view(), &self.hc, &self.config);
-        let mut x = Matrix::zeros(streams.rows(), streams.cols() / self.config.hc_mult);
+        let mut x = ctx.matrix(streams.rows(), streams.cols() / self.config.hc_mult);
         hc_collapse(ctx.compute, streams.view(), &mix.pre, norm, self.config.norm_eps, x.view_mut());
         (x, mix)
     }

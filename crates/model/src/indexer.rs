@@ -1,7 +1,7 @@
 //! The lightning indexer: which compressed entries a token of a CSA layer attends to.
 
 use cuvier_kernels::{
-    Activations, IndexKeyCodec, IndexSegment, KvFormat, RopeAngles, RopeTable, Rotation, Selection,
+    Activations, IndexKeyCodec, IndexSegment, KvFormat, Lent, RopeAngles, RopeTable, Rotation, Selection,
     encode_index_keys, gemm, hadamard, index_select, quantise_index_queries, rope, scale,
 };
 use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
@@ -106,10 +106,10 @@ impl Indexer {
         }
     }
 
-    fn queries(&self, input: &IndexInput<'_>, ctx: &mut Ctx<'_>) -> Matrix {
-        let mut q = Matrix::zeros(input.qr.exact().rows(), self.wq_b.rows());
+    fn queries<'c>(&self, input: &IndexInput<'_>, ctx: &mut Ctx<'c>) -> Lent<'c> {
+        let mut q = ctx.matrix(input.qr.exact().rows(), self.wq_b.rows());
         gemm(ctx.compute, input.qr, &self.wq_b, q.view_mut());
-        let mut q = Matrix::from_vec(q.into_vec(), self.index_head_dim);
+        q.reshape(self.index_head_dim);
         rope(ctx.compute, q.view_mut(), self.index_n_heads, input.angles, Rotation::Forward);
         hadamard(ctx.compute, q.view_mut());
         match input.kv {
@@ -119,8 +119,8 @@ impl Indexer {
         q
     }
 
-    fn weights(&self, x: &Activations<'_>, ctx: &mut Ctx<'_>) -> Matrix {
-        let mut w = Matrix::zeros(x.exact().rows(), self.weights_proj.rows());
+    fn weights<'c>(&self, x: &Activations<'_>, ctx: &mut Ctx<'c>) -> Lent<'c> {
+        let mut w = ctx.matrix(x.exact().rows(), self.weights_proj.rows());
         gemm(ctx.compute, x, &self.weights_proj, w.view_mut());
         let factor = (self.index_head_dim as f64).powf(-0.5) * (self.index_n_heads as f64).powf(-0.5);
         scale(ctx.compute, w.view_mut(), factor as f32);

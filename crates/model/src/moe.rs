@@ -1,7 +1,7 @@
 //! Mixture of experts: a router picks a few experts per token, one shared expert sees every token.
 
 use cuvier_kernels::{
-    Activations, ExpertWeights, Routing, add, experts, gemm, route_by_hash, route_by_score, swiglu,
+    Activations, ExpertWeights, Lent, Routing, add, experts, gemm, route_by_hash, route_by_score, swiglu,
 };
 use cuvier_tensor::{Matrix, WeightMatrix};
 
@@ -36,8 +36,8 @@ impl Moe {
     /// `x`: `[tokens, hidden_size]`, normed. Returns the same shape.
     ///
     /// Source: DeepSeek-V4 `inference/model.py`, `MoE.forward` and `Gate.forward`.
-    pub fn forward(&self, x: &Matrix, tokens: &[u32], ctx: &mut Ctx<'_>) -> Matrix {
-        let mut out = Matrix::zeros(x.rows(), x.cols());
+    pub fn forward<'c>(&self, x: &Matrix, tokens: &[u32], ctx: &mut Ctx<'c>) -> Lent<'c> {
+        let mut out = ctx.matrix(x.rows(), x.cols());
         let x = &Activations::new(x.view());
         let routing = self.route(x, tokens, ctx);
         let Routing { ids, weights } = &routing;
@@ -48,7 +48,7 @@ impl Moe {
     }
 
     fn route(&self, x: &Activations<'_>, tokens: &[u32], ctx: &mut Ctx<'_>) -> Routing {
-        let mut logits = Matrix::zeros(tokens.len(), self.gate.weight.rows());
+        let mut logits = ctx.matrix(tokens.len(), self.gate.weight.rows());
         gemm(ctx.compute, x, &self.gate.weight, logits.view_mut());
         ctx.probe("ffn.gate", &logits);
         match &self.gate.selection {
@@ -65,13 +65,13 @@ impl Moe {
         }
     }
 
-    fn shared(&self, x: &Activations<'_>, ctx: &mut Ctx<'_>) -> Matrix {
+    fn shared<'c>(&self, x: &Activations<'_>, ctx: &mut Ctx<'c>) -> Lent<'c> {
         let ExpertWeights { w1, w3, w2 } = &self.shared_experts;
         let tokens = x.exact().rows();
-        let mut gate = Matrix::zeros(tokens, w1.rows());
-        let mut up = Matrix::zeros(tokens, w3.rows());
-        let mut hidden = Matrix::zeros(tokens, w1.rows());
-        let mut out = Matrix::zeros(tokens, w2.rows());
+        let mut gate = ctx.matrix(tokens, w1.rows());
+        let mut up = ctx.matrix(tokens, w3.rows());
+        let mut hidden = ctx.matrix(tokens, w1.rows());
+        let mut out = ctx.matrix(tokens, w2.rows());
         gemm(ctx.compute, x, w1, gate.view_mut());
         gemm(ctx.compute, x, w3, up.view_mut());
         swiglu(ctx.compute, gate.view(), up.view(), self.swiglu_limit, hidden.view_mut());

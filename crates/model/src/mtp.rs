@@ -70,10 +70,10 @@ impl Mtp {
     fn combine(&self, model: &Transformer, streams: &Streams, tokens: &[u32], ctx: &mut Ctx<'_>) -> Streams {
         let (c, hidden_size) = (ctx.compute, self.e_proj.cols());
         let eps = self.hc_config.norm_eps;
-        let mut e = Matrix::zeros(tokens.len(), hidden_size);
+        let mut e = ctx.matrix(tokens.len(), hidden_size);
         embed(c, tokens, &model.embed, e.view_mut());
         rms_norm_in_place(c, e.view_mut(), Some(&self.enorm), eps);
-        let mut e_projected = Matrix::zeros(tokens.len(), self.e_proj.rows());
+        let mut e_projected = ctx.matrix(tokens.len(), self.e_proj.rows());
         gemm(c, &Activations::new(e.view()), &self.e_proj, e_projected.view_mut());
 
         let mut h = Matrix::from_vec(streams.data().to_vec(), hidden_size);

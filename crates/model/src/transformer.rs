@@ -95,7 +95,7 @@ impl Transformer {
         let sliding = self.tables.sliding.angles(&positions);
         let compressed = self.tables.compressed.angles(&positions);
 
-        let mut x = Matrix::zeros(tokens.len(), self.config.hidden_size);
+        let mut x = ctx.matrix(tokens.len(), self.config.hidden_size);
         embed(ctx.compute, &tokens, &self.embed, x.view_mut());
         ctx.enter(String::new);
         ctx.probe("embed", &x);
@@ -114,7 +114,7 @@ impl Transformer {
         }
         ctx.enter(String::new);
         let logits = self.logits(&wanted_rows(&streams, batch, &segments), ctx);
-        Ok(StepOutput { logits, streams })
+        Ok(StepOutput { logits, streams: streams.keep() })
     }
 
     fn logits(&self, streams: &Streams, ctx: &mut Ctx<'_>) -> Matrix {
@@ -174,7 +174,7 @@ pub(crate) fn head(
     weight: &WeightMatrix,
     ctx: &mut Ctx<'_>,
 ) -> Matrix {
-    let mut h = Matrix::zeros(streams.rows(), weight.cols());
+    let mut h = ctx.matrix(streams.rows(), weight.cols());
     hc_head(ctx.compute, streams.view(), hc, config, norm, h.view_mut());
     ctx.probe("norm", &h);
     let mut logits = Matrix::zeros(h.rows(), weight.rows());

@@ -40,6 +40,14 @@ impl<T: Copy> Matrix<T> {
         Self { data, cols }
     }
 
+    /// Makes rows of `cols` numbers of the same numbers: for views per head and back.
+    ///
+    /// # Panics
+    /// As [`Matrix::from_vec`].
+    pub fn reshape(&mut self, cols: usize) {
+        *self = Self::from_vec(std::mem::take(&mut self.data), cols);
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.data.len().checked_div(self.cols).unwrap_or(0)

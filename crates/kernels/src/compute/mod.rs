@@ -1,7 +1,8 @@
-//! What operations run on: an instruction set and a pool of threads.
+//! What operations run on: an instruction set, a pool of threads, and memory between operations.
 
 mod disjoint;
 mod pool;
+mod workspace;
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -10,6 +11,8 @@ use crate::Isa;
 use pool::Pool;
 
 pub use disjoint::DisjointRows;
+pub use workspace::Lent;
+use workspace::Workspace;
 
 /// Ranges per thread that [`Compute::for_each_range`] makes of work that is large enough: the thread that is late
 /// then holds up the others by an eighth of its share at most.
@@ -20,6 +23,7 @@ const RANGES_PER_THREAD: usize = 8;
 pub struct Compute {
     isa: Isa,
     pool: Option<Pool>,
+    workspace: Workspace,
 }
 
 impl Compute {
@@ -29,7 +33,7 @@ impl Compute {
     /// If the operating system refuses the threads.
     pub fn new(isa: Isa, threads: NonZeroUsize) -> std::io::Result<Self> {
         let pool = if threads.get() == 1 { None } else { Some(Pool::new(threads)?) };
-        Ok(Self { isa, pool })
+        Ok(Self { isa, pool, workspace: Workspace::default() })
     }
 
     /// The instruction set.
@@ -40,6 +44,12 @@ impl Compute {
     /// How many threads share the work.
     pub fn threads(&self) -> usize {
         self.pool.as_ref().map_or(1, Pool::threads)
+    }
+
+    /// A matrix for intermediate results, `[rows, cols]`, of whatever numbers an earlier one left there: it is for
+    /// operations that write all of it. Its memory comes back here when it is dropped.
+    pub fn matrix(&self, rows: usize, cols: usize) -> Lent<'_> {
+        self.workspace.lend(rows, cols)
     }
 
     /// Runs `task(0)` to `task(tasks - 1)`, each once, in any order, on any thread. Returns when all are done.

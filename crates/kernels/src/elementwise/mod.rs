@@ -8,9 +8,9 @@
 //!
 //! One rounding per number; the instruction set does not matter, so plain loops are all there is.
 
-use cuvier_tensor::{MatMut, MatRef, Matrix};
+use cuvier_tensor::{MatMut, MatRef};
 
-use crate::Compute;
+use crate::{Compute, Lent};
 
 /// Adds row `i` of `y` to each part of row `i` of `x`.
 ///
@@ -38,20 +38,19 @@ pub fn scale(_: &Compute, x: MatMut<'_>, factor: f32) {
 /// Each row of `x` `parts` times side by side, `[rows, parts * cols]`: the residual streams of an embedding.
 ///
 /// Source: DeepSeek-V4 `inference/model.py`, `Transformer.forward`.
-pub fn replicate(_: &Compute, x: MatRef<'_>, parts: usize) -> Matrix {
-    let mut out = Vec::with_capacity(x.rows() * x.cols() * parts);
-    for row in x.iter() {
-        for _ in 0..parts {
-            out.extend_from_slice(row);
-        }
+pub fn replicate<'c>(c: &'c Compute, x: MatRef<'_>, parts: usize) -> Lent<'c> {
+    let mut out = c.matrix(x.rows(), x.cols() * parts);
+    for (row, out) in x.iter().zip(out.data_mut().chunks_exact_mut((x.cols() * parts).max(1))) {
+        out.chunks_exact_mut(x.cols()).for_each(|part| part.copy_from_slice(row));
     }
-    Matrix::from_vec(out, x.cols() * parts)
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Isa;
+    use cuvier_tensor::Matrix;
     use std::num::NonZeroUsize;
 
     #[test]
@@ -62,6 +61,6 @@ mod tests {
         assert_eq!(x.row(1), [3.0, 4.0, 3.0, 4.0, 3.0, 4.0]);
         add(&c, x.view_mut(), y.view());
         scale(&c, x.view_mut(), 0.5);
-        assert_eq!(x, replicate(&c, y.view(), 3));
+        assert_eq!(*x, *replicate(&c, y.view(), 3));
     }
 }

@@ -61,7 +61,7 @@ pub fn experts<E: Borrow<ExpertWeights> + Sync>(
     assert_eq!((ids.data().len(), ids.cols()), (weights.data().len(), weights.cols()), "ids and weights");
     assert_eq!(ids.data().len(), n_tokens * ids.cols(), "tokens");
     let plan = Plan::new(ids, weights, experts);
-    let mut hidden = Matrix::zeros(plan.tokens.len(), plan.inter);
+    let mut hidden = c.matrix(plan.tokens.len(), plan.inter);
     plan.up(c, x, swiglu_limit, hidden.view_mut());
     plan.down(c, &Activations::new(hidden.view()), out);
 }
