@@ -28,7 +28,7 @@
 //! # Other rows of FP4 numbers
 //!
 //! [`Panel::pack`] takes any sixteen rows of 64 bytes that lie equally far apart, such as stored index keys, and
-//! [`Panel::multiply`] hands the products with some [`Block`]s of activations to a [`Sink`]: see there.
+//! [`Panel::multiply_all`] hands the products with some [`Block`]s of activations to a [`Sink`]: see there.
 
 use std::ops::Range;
 

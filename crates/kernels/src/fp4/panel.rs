@@ -4,7 +4,7 @@ use super::{BLOCK_BYTES, Block, SCALES};
 use crate::simd::{LANES, QuadBytes, Simd};
 
 /// Sixteen rows of FP4 numbers, up to 128 columns of them, in the form of quads.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Panel {
     /// For each scale four quads of even columns and four of odd ones.
@@ -63,7 +63,50 @@ impl Panel {
         }
     }
 
-    /// The products of the rows of `P` panels with `T` blocks of activations.
+    /// The products of the rows of `P` panels with all blocks of `x`, in tiles that fit the registers.
+    #[inline(always)]
+    pub(crate) fn multiply_all<S: Simd, const P: usize>(
+        panels: &[Self; P],
+        s: S,
+        x: &[Block],
+        sink: &mut impl Sink,
+    ) {
+        if const { S::ACCUMULATORS < 6 } {
+            for (token, x) in x.iter().enumerate() {
+                Self::multiply::<S, P, 1>(panels, s, std::array::from_ref(x), token, sink);
+            }
+            return;
+        }
+        let tiles = x.len().div_ceil(6);
+        let mut first = 0;
+        for tile in 0..tiles {
+            let tokens = (x.len() - first).div_ceil(tiles - tile);
+            let x = &x[first..][..tokens];
+            match tokens {
+                1 => Self::multiply_some::<S, P, 1>(panels, s, x, first, sink),
+                2 => Self::multiply_some::<S, P, 2>(panels, s, x, first, sink),
+                3 => Self::multiply_some::<S, P, 3>(panels, s, x, first, sink),
+                4 => Self::multiply_some::<S, P, 4>(panels, s, x, first, sink),
+                5 => Self::multiply_some::<S, P, 5>(panels, s, x, first, sink),
+                6 => Self::multiply_some::<S, P, 6>(panels, s, x, first, sink),
+                _ => unreachable!("{tokens} tokens in a tile of at most 6"),
+            }
+            first += tokens;
+        }
+    }
+
+    #[inline(always)]
+    fn multiply_some<S: Simd, const P: usize, const T: usize>(
+        panels: &[Self; P],
+        s: S,
+        x: &[Block],
+        first: usize,
+        sink: &mut impl Sink,
+    ) {
+        Self::multiply::<S, P, T>(panels, s, x.as_array().expect("as many tokens"), first, sink);
+    }
+
+    /// The products of the rows of `P` panels with `T` blocks of activations, the first of which is token `first`.
     #[inline(always)]
     pub(crate) fn multiply<S: Simd, const P: usize, const T: usize>(
         panels: &[Self; P],

@@ -201,34 +201,6 @@ fn packed<S: Simd>(s: S, strip: &Strip<'_>, x: BlocksRef<'_>, out: &mut Outputs<
         prefetch(s, strip, blocks, block);
         let columns = strip.n_scales(block) * (ACTIVATION_BLOCK / SCALES);
         panel[0].pack(s, strip.codes(block), strip.codes_stride, &scales[block % 4], columns);
-        let x = x.block(block);
-        let tiles = x.len().div_ceil(6);
-        let mut first = 0;
-        for tile in 0..tiles {
-            let tokens = (x.len() - first).div_ceil(tiles - tile);
-            let x = &x[first..][..tokens];
-            match tokens {
-                1 => tile_of::<S, 1>(s, &panel, x, first, out),
-                2 => tile_of::<S, 2>(s, &panel, x, first, out),
-                3 => tile_of::<S, 3>(s, &panel, x, first, out),
-                4 => tile_of::<S, 4>(s, &panel, x, first, out),
-                5 => tile_of::<S, 5>(s, &panel, x, first, out),
-                6 => tile_of::<S, 6>(s, &panel, x, first, out),
-                _ => unreachable!("{tokens} tokens in a tile of at most 6"),
-            }
-            first += tokens;
-        }
+        Panel::multiply_all(&panel, s, x.block(block), out);
     }
-}
-
-#[inline(always)]
-fn tile_of<S: Simd, const T: usize>(
-    s: S,
-    panel: &[Panel; 1],
-    x: &[super::Block],
-    first: usize,
-    out: &mut Outputs<'_>,
-) {
-    let x = x.as_array::<T>().expect("as many tokens");
-    Panel::multiply::<S, 1, T>(panel, s, x, first, out);
 }

@@ -7,6 +7,9 @@ use cuvier_tensor::{MatRef, PagedRows};
 
 use crate::{Compute, IndexKeyCodec};
 
+mod coded;
+mod exact;
+mod queries;
 mod score;
 mod selection;
 mod top_k;
@@ -18,13 +21,16 @@ mod tests;
 
 pub use selection::Selection;
 
+use queries::Queries;
 use score::ScoreUnit;
 use top_k::TopK;
 
-/// Tokens that share one decoding of the keys.
+/// Tokens that share keys brought to the first cache level.
 const TOKENS_PER_UNIT: usize = 8;
 /// Keys below which splitting them over threads costs more than it gains.
 const KEYS_PER_UNIT_MIN: usize = 512;
+/// Units begin at multiples of this: whole pages, so that sixteen keys lie side by side in memory.
+const UNIT_STEP: usize = 128;
 
 /// The tokens of one sequence in a batch, and its index keys.
 #[derive(Clone, Debug)]
@@ -49,9 +55,24 @@ pub struct IndexSegment<'a> {
 /// larger is better; **of equal scores the lower entry wins**; -0 equals 0 and NaN counts as -infinity. When no
 /// more than `k` entries are visible, all are selected and nothing is scored.
 ///
-/// Arithmetic in f32: `q_h . k_j` adds its products in order of dimension with fused multiply-add (not in sixteen
-/// lanes like other sums here: the lanes hold sixteen keys); the sum over heads runs in order of head with fused
-/// multiply-add, from 0.
+/// Arithmetic with [`KvFormat::Fp8`](crate::KvFormat::Fp8), in integers. In a block of 128 dimensions of a query let
+/// `u` be the smallest power of two, from 2^-126 on, of which its largest magnitude is at most 127; its numbers count
+/// as `u` times the nearest integers, ties to even. That is exact for FP4 queries whose scales (one per 32 numbers) lie
+/// within 2^3 of the largest; else a number is off by at most `u / 2`, which is 2^-7 of the largest magnitude. With a
+/// number that is not finite all scores of the token are NaN. Then, as in products with FP4 weights,
+///
+/// ```text
+/// S   = sum over the key's four scales 2^(e - d) of m * (sum over 32 dims of 2 k * code)   m = 2^(13 - d), 0 if d > 13
+/// dot = fma(f32(S), (2^e / 2 / 2^13) * u, dot)                             block by block of 128, from 0
+/// I   = fma(w_h, relu(dot), I)                                             in order of head, from 0
+/// ```
+///
+/// `2^e` is the largest of the four. `S` is exact, its f32 is rounded once, the product of powers of two is exact: a
+/// dot product of 128 dimensions is rounded once, or not at all.
+///
+/// Arithmetic with [`KvFormat::F32`](crate::KvFormat::F32): `q_h . k_j` adds its products in order of dimension with
+/// fused multiply-add (not in sixteen lanes like other sums here: the lanes hold sixteen keys); the sum over heads is
+/// the same.
 ///
 /// Rows of the batch outside all segments select nothing.
 ///
@@ -71,6 +92,10 @@ pub fn index_select(
     assert_eq!((q.rows(), q.cols()), (w.rows() * w.cols(), codec.dim));
     let tokens = Token::all(w.rows(), segments, ratio);
     let units = units(c, segments, &tokens, k);
+    if units.is_empty() {
+        return Selection::first(tokens.iter().map(|token| token.visible.min(k)));
+    }
+    let q = &Queries::new(c, q, w.cols(), codec.format);
     let found: Vec<OnceLock<Vec<TopK>>> = units.iter().map(|_| OnceLock::new()).collect();
     c.for_each(units.len(), |i| {
         let scored = c.isa().dispatch(ScoreUnit { unit: &units[i], tokens: &tokens, q, w, codec, k });
@@ -151,7 +176,7 @@ fn units<'a>(c: &Compute, segments: &[IndexSegment<'a>], tokens: &[Token], k: us
     let mut units = Vec::new();
     for (rows, keys) in tiles {
         let visible = tokens[rows.end - 1].visible;
-        let len = visible.div_ceil(parts).max(KEYS_PER_UNIT_MIN);
+        let len = visible.div_ceil(parts).max(KEYS_PER_UNIT_MIN).next_multiple_of(UNIT_STEP);
         for start in (0..visible).step_by(len) {
             units.push(Unit { tokens: rows.clone(), entries: start..(start + len).min(visible), keys });
         }

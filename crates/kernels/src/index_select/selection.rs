@@ -9,6 +9,16 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// For each token the entries from the first on, as many as `counts` says.
+    pub(super) fn first(counts: impl Iterator<Item = usize>) -> Self {
+        let mut selection = Self::default();
+        for count in counts {
+            selection.entries.extend(0..count as u32);
+            selection.ends.push(selection.entries.len());
+        }
+        selection
+    }
+
     /// How many tokens have a list.
     pub fn tokens(&self) -> usize {
         self.ends.len()

@@ -1,8 +1,8 @@
 use cuvier_tensor::{Matrix, PagedRows};
 
 use super::*;
-use crate::testing::{U, everywhere, scalar, uniform};
-use crate::{KvFormat, encode_index_keys};
+use crate::testing::{U, compute, everywhere, scalar, uniform};
+use crate::{Isa, KvFormat, encode_index_keys, quantise_index_queries};
 
 /// One sequence: `tokens` tokens from position `first_position` on, and all its keys.
 struct Case {
@@ -240,4 +240,111 @@ fn rows_outside_all_segments_select_nothing() {
     let segment = IndexSegment { tokens: 1..2, first_position: 41, keys: &case.keys };
     let selection = index_select(&scalar(), case.q.view(), case.w.view(), &[segment], &case.codec, 4, 3);
     assert_eq!((0..4).map(|token| selection.of(token).len()).collect::<Vec<_>>(), [0, 3, 0, 0]);
+}
+
+#[test]
+fn fp4_keys_are_ordered_by_the_bits_of_the_formula() {
+    for (heads, dim, positions) in [
+        (1, 8, 98..99),
+        (3, 40, 90..91),
+        (7, 96, 150..152),
+        (64, 128, 199..200),
+        (5, 160, 70..71),
+        (2, 512, 60..61),
+    ] {
+        let mut case = Case::new(KvFormat::Fp8, heads, dim, positions, 1, false);
+        // Scales of many sizes, beyond what counts among them.
+        for (i, x) in case.q.data_mut().chunks_mut(32.min(dim)).enumerate() {
+            x.iter_mut().for_each(|x| *x *= 2f32.powi([0, -3, -9, 2][i % 4]));
+        }
+        let raw = uniform(case.keys.range().end * dim, 11);
+        let raw: Vec<f32> =
+            raw.iter().enumerate().map(|(i, x)| x * 2f32.powi(-((i / 32 % 7) as i32) * 3)).collect();
+        let mut stored = Matrix::zeros(raw.len() / dim, case.codec.row_bytes());
+        encode_index_keys(&scalar(), &case.codec, MatRef::new(&raw, raw.len() / dim, dim), stored.view_mut());
+        case.keys = PagedRows::new(case.codec.row_bytes(), 0);
+        case.keys.extend(stored.data());
+        for token in 0..case.w.rows() {
+            let keys: Vec<&[u8]> = (0..case.visible(token)).map(|j| case.keys.row(j)).collect();
+            let q = &case.q.data()[token * heads * dim..][..heads * dim];
+            let scores = reference::coded_scores(&case.codec, q, case.w.row(token), &keys);
+            let scores: Vec<f64> = scores.into_iter().map(|x| f64::from(x) + 0.0).collect();
+            for k in (1..scores.len()).step_by(3) {
+                let want = reference::select(&scores, k);
+                assert_eq!(case.lists(k)[token], want, "{heads} {dim} {token} {k}");
+            }
+        }
+    }
+}
+
+#[test]
+fn fp4_queries_with_scales_within_a_factor_of_eight_lose_nothing() {
+    for seed in 0..50 {
+        let mut q = Matrix::from_vec(uniform(128, seed), 128);
+        let sizes = [1.0, 0.5, 0.25, 0.14].map(|x: f32| x * 2f32.powi(seed as i32 - 25));
+        for (x, size) in q.data_mut().chunks_mut(32).zip(sizes) {
+            x.iter_mut().for_each(|x| *x *= size);
+            x[0] = size; // so that the scales lie as far apart as the sizes do
+        }
+        quantise_index_queries(&scalar(), q.view_mut());
+        let unit = queries::unit(q.data().iter().fold(0.0, |max: f32, x| max.max(x.abs())));
+        for &x in q.data() {
+            let code = (x / unit).round_ties_even();
+            assert!(code.abs() <= 127.0 && code * unit == x, "{x} with {unit}");
+        }
+    }
+    for (amax, want) in
+        [(0.0, -126), (1e-40, -126), (127.0, 0), (127.00001, 1), (96.0, 0), (6.0, -4), (63.5, -1)]
+    {
+        assert_eq!(queries::unit(amax), 2f32.powi(want), "{amax}");
+    }
+}
+
+#[test]
+fn a_query_that_is_no_number_selects_the_oldest_entries_and_harms_no_other_token() {
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut case = Case::new(KvFormat::Fp8, 3, 32, 100..103, 1, false);
+        let before = case.lists(5);
+        case.q.row_mut(4)[7] = bad; // head 1 of token 1
+        let after = case.lists(5);
+        assert_eq!((&after[0], &after[2]), (&before[0], &before[2]));
+        assert_eq!(after[1], [0, 1, 2, 3, 4]);
+    }
+}
+
+#[test]
+fn the_needle_that_sits_beyond_the_top_k_limit_is_found() {
+    const COUNT: usize = 262_144;
+    const HEADS: usize = 64;
+    let codec = IndexKeyCodec { format: KvFormat::Fp8, dim: 128 };
+    let depths = [0, 1, 511, 512, 65_537, 131_072, 200_003, COUNT - 513, COUNT - 1];
+    let fast = compute(Isa::best(), 2);
+    let needles = uniform(depths.len() * 128, 21);
+    let mut x = Matrix::from_vec(uniform(COUNT * 128, 20), 128);
+    for (&depth, needle) in depths.iter().zip(needles.chunks_exact(128)) {
+        x.row_mut(depth).copy_from_slice(needle);
+    }
+    let mut stored = Matrix::zeros(COUNT, codec.row_bytes());
+    encode_index_keys(&fast, &codec, x.view(), stored.view_mut());
+    let mut keys = PagedRows::new(codec.row_bytes(), 0);
+    keys.extend(stored.data());
+    let w = Matrix::from_vec(vec![1.0 / HEADS as f32; HEADS], HEADS);
+    for threads in 1..=3 {
+        let c = compute(Isa::best(), threads);
+        for (&depth, needle) in depths.iter().zip(needles.chunks_exact(128)) {
+            // Every head asks for the needle, and for something else as much.
+            let noise = uniform(HEADS * 128, 22);
+            let q = noise.chunks_exact(128).flat_map(|noise| noise.iter().zip(needle).map(|(a, b)| a + b));
+            let mut q = Matrix::from_vec(q.collect(), 128);
+            quantise_index_queries(&c, q.view_mut());
+            let segment = IndexSegment { tokens: 0..1, first_position: 4 * COUNT - 1, keys: &keys };
+            for k in [1, 512] {
+                let selection =
+                    index_select(&c, q.view(), w.view(), std::slice::from_ref(&segment), &codec, 4, k);
+                let found = selection.of(0);
+                assert_eq!(found.len(), k);
+                assert!(found.contains(&(depth as u32)), "entry {depth}, {threads} threads, {k} best");
+            }
+        }
+    }
 }

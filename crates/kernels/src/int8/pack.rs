@@ -7,7 +7,7 @@ use cuvier_tensor::{
 
 use super::Range;
 use crate::isa::Vectorized;
-use crate::quantise::{block as quantise_block, round};
+use crate::quantise::{block as quantise_block, block_codes};
 use crate::simd::{LANES, Simd};
 use crate::{Compute, DisjointRows, Isa};
 
@@ -151,11 +151,12 @@ fn pack_fp8<S: Simd>(s: S, bytes: &[u8], codes: &mut [i8; PANEL_COLS]) -> f32 {
         }
     };
     let zero = s.splat(0.0);
-    let mut numbers = [zero; PANEL_COLS / LANES];
+    let mut numbers = [0.0; PANEL_COLS];
     let mut amax = zero;
-    for (number, bytes) in numbers.iter_mut().zip(bytes.as_chunks().0) {
-        *number = s.load_e4m3_over_256(bytes);
-        amax = s.max(amax, s.max(*number, s.sub(zero, *number)));
+    for (number, bytes) in numbers.as_chunks_mut::<LANES>().0.iter_mut().zip(bytes.as_chunks().0) {
+        let x = s.load_e4m3_over_256(bytes);
+        amax = s.max(amax, s.max(x, s.sub(zero, x)));
+        s.store(x, number);
     }
     let amax = s.max_lane(amax);
     if amax == 0.0 {
@@ -165,7 +166,7 @@ fn pack_fp8<S: Simd>(s: S, bytes: &[u8], codes: &mut [i8; PANEL_COLS]) -> f32 {
     // The exponent of `amax / 256`, which is a normal f32 even where E4M3 is not.
     let exponent = amax.to_bits() >> 23;
     // 2^6 over the power of two, and the unit, which knows nothing of the division by 256.
-    round(s, &numbers, f32::from_bits((2 * 127 + 6 - exponent) << 23), codes);
+    block_codes(s, &numbers, f32::from_bits((2 * 127 + 6 - exponent) << 23), codes);
     f32::from_bits((exponent + 8 - 6) << 23)
 }
 

@@ -145,16 +145,8 @@ impl Vectorized for QuantiseRow<'_> {
 /// Writes the codes of one block; returns its scale.
 #[inline(always)]
 pub(crate) fn block<S: Simd>(s: S, x: &[f32; ACTIVATION_BLOCK], codes: &mut [i8; ACTIVATION_BLOCK]) -> f32 {
-    let zero = s.splat(0.0);
-    let mut numbers = [zero; ACTIVATION_BLOCK / LANES];
-    let (mut amax, mut poison) = (zero, zero);
-    for (number, x) in numbers.iter_mut().zip(x.as_chunks::<LANES>().0) {
-        *number = s.load(x);
-        amax = s.max(amax, s.max(*number, s.sub(zero, *number)));
-        poison = s.fma(*number, zero, poison); // NaN as soon as a number is not finite
-    }
-    let amax = s.max_lane(amax);
-    if s.sum(poison).is_nan() {
+    let amax = block_amax(s, x);
+    if amax.is_nan() {
         codes.fill(0);
         return f32::NAN;
     }
@@ -162,22 +154,35 @@ pub(crate) fn block<S: Simd>(s: S, x: &[f32; ACTIVATION_BLOCK], codes: &mut [i8;
         codes.fill(0);
         return 0.0;
     }
-    round(s, &numbers, CODE_MAX / amax, codes);
+    block_codes(s, x, CODE_MAX / amax, codes);
     amax / CODE_MAX
 }
 
-/// Writes the numbers times `factor`, rounded to integers, the even columns first.
+/// The largest magnitude of a block, NaN if one of its numbers is not finite.
 #[inline(always)]
-pub(crate) fn round<S: Simd>(
+pub(crate) fn block_amax<S: Simd>(s: S, x: &[f32; ACTIVATION_BLOCK]) -> f32 {
+    let zero = s.splat(0.0);
+    let (mut amax, mut poison) = (zero, zero);
+    for x in x.as_chunks::<LANES>().0 {
+        let x = s.load(x);
+        amax = s.max(amax, s.max(x, s.sub(zero, x)));
+        poison = s.fma(x, zero, poison); // NaN as soon as a number is not finite
+    }
+    if s.sum(poison).is_nan() { f32::NAN } else { s.max_lane(amax) }
+}
+
+/// Writes the nearest integers of `x * inverse`, ties to even, in the order of [`QuantisedRows`].
+#[inline(always)]
+pub(crate) fn block_codes<S: Simd>(
     s: S,
-    numbers: &[S::V; ACTIVATION_BLOCK / LANES],
-    factor: f32,
+    x: &[f32; ACTIVATION_BLOCK],
+    inverse: f32,
     codes: &mut [i8; ACTIVATION_BLOCK],
 ) {
-    let factor = s.splat(factor);
+    let inverse = s.splat(inverse);
     let mut in_order = [0i8; ACTIVATION_BLOCK];
-    for (&x, out) in numbers.iter().zip(in_order.as_chunks_mut::<LANES>().0) {
-        s.store_i8(s.round(s.mul(x, factor)), out);
+    for (x, out) in x.as_chunks::<LANES>().0.iter().zip(in_order.as_chunks_mut::<LANES>().0) {
+        s.store_i8(s.round(s.mul(s.load(x), inverse)), out);
     }
     let (even, odd) = codes.split_at_mut(ACTIVATION_BLOCK / 2);
     for ((pair, even), odd) in in_order.as_chunks::<2>().0.iter().zip(even).zip(odd) {

@@ -169,18 +169,6 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn look_up_nibbles(self, words: &[u32; LANES], nibble: u32, table: Self::V) -> Self::V {
-        intrinsic!({
-            let shift = _mm256_set1_epi32(4 * nibble as i32);
-            let low = _mm256_loadu_si256(words.as_ptr().cast());
-            let high = _mm256_loadu_si256(words.as_ptr().add(8).cast());
-            [
-                look_up(table[0], table[1], _mm256_srlv_epi32(low, shift)),
-                look_up(table[0], table[1], _mm256_srlv_epi32(high, shift)),
-            ]
-        })
-    }
-    #[inline(always)]
     fn load_e2m1_pair(self, x: &[u8; 16], table: Self::V) -> [Self::V; 2] {
         intrinsic!({
             // Bytes whose low four bits are the nibbles in order; the look-up looks at four bits only.

@@ -129,14 +129,6 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
-    fn look_up_nibbles(self, words: &[u32; LANES], nibble: u32, table: Self::V) -> Self::V {
-        intrinsic!({
-            let words = _mm512_loadu_si512(words.as_ptr().cast());
-            let codes = _mm512_srlv_epi32(words, _mm512_set1_epi32(4 * nibble as i32));
-            _mm512_permutexvar_ps(codes, table)
-        })
-    }
-    #[inline(always)]
     fn load_e2m1_pair(self, x: &[u8; 16], table: Self::V) -> [Self::V; 2] {
         intrinsic!({
             // Bytes whose low four bits are the nibbles in order; the permutation looks at four bits only.

@@ -68,8 +68,6 @@ pub trait Simd: Quads + SignedQuads + Send + Sync + 'static {
     /// Sixteen E2M1 numbers times `table`'s scale: byte `k` holds element `2k` in its low and `2k + 1` in its
     /// high nibble, and code `c` stands for lane `c` of `table`.
     fn load_e2m1(self, x: &[u8; 8], table: Self::V) -> Self::V;
-    /// Lane `i` is lane `c` of `table`, where `c` are the four bits of `words[i]` from bit `4 * nibble` on.
-    fn look_up_nibbles(self, words: &[u32; LANES], nibble: u32, table: Self::V) -> Self::V;
     /// Thirty-two E2M1 numbers, as two times [`Simd::load_e2m1`].
     fn load_e2m1_pair(self, x: &[u8; 16], table: Self::V) -> [Self::V; 2];
     /// Integral numbers in -128 ..= 127 to memory, a byte each.

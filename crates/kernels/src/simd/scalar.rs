@@ -85,10 +85,6 @@ impl Simd for Scalar {
         std::array::from_fn(|i| table[usize::from(x[i / 2] >> (4 * (i % 2)) & 0xF)])
     }
     #[inline(always)]
-    fn look_up_nibbles(self, words: &[u32; LANES], nibble: u32, table: Self::V) -> Self::V {
-        words.map(|word| table[(word >> (4 * nibble) & 0xF) as usize])
-    }
-    #[inline(always)]
     fn load_e2m1_pair(self, x: &[u8; 16], table: Self::V) -> [Self::V; 2] {
         let (halves, _) = x.as_chunks::<8>();
         [self.load_e2m1(&halves[0], table), self.load_e2m1(&halves[1], table)]

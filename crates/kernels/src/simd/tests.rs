@@ -35,8 +35,6 @@ impl Vectorized for Everything<'_> {
             s.load_e2m1_pair(bytes16, s.e2m1_table(0.25))[0],
             s.load_e2m1_pair(bytes16, s.e2m1_table(0.25))[1],
             s.load_partial(&self.0[..7], 3.0),
-            s.look_up_nibbles(&x[0].map(f32::to_bits), 5, a),
-            s.look_up_nibbles(&x[1].map(f32::to_bits), 7, a),
         ];
         let mut out = Vec::new();
         for v in vectors {

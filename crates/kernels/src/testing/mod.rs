@@ -58,7 +58,8 @@ pub(crate) fn assert_within(got: &[f32], exact_and_bound: impl IntoIterator<Item
     assert_eq!(checked, got.len(), "{what}: as many numbers");
 }
 
-fn compute(isa: Isa, threads: usize) -> Compute {
+/// `threads` threads on `isa`.
+pub(crate) fn compute(isa: Isa, threads: usize) -> Compute {
     let threads = NonZeroUsize::new(threads).expect("at least one thread");
     Compute::new(isa, threads).expect("this machine has threads")
 }
