@@ -38,7 +38,7 @@ pub fn measure_roof(c: &Compute) -> Roof {
     });
     Roof {
         memory_bytes_per_s: (tasks * part * 4) as f64 / read.as_secs_f64(),
-        flops_per_s: (threads * MULTIPLY_ROUNDS * CHAINS * LANES * 2) as f64 / computed.as_secs_f64(),
+        flops_per_s: (threads * MULTIPLY_ROUNDS * CHAINS_MAX * LANES * 2) as f64 / computed.as_secs_f64(),
     }
 }
 
@@ -71,8 +71,8 @@ impl Vectorized for Read<'_> {
 }
 
 const MULTIPLY_ROUNDS: usize = 2_000_000;
-/// Independent chains: enough to fill two pipelines of latency four, few enough to stay in registers.
-const CHAINS: usize = 8;
+/// Independent chains: enough to fill two pipelines of latency four, where they stay in registers.
+const CHAINS_MAX: usize = 12;
 
 struct Multiply;
 
@@ -81,15 +81,21 @@ impl Vectorized for Multiply {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
-        let mut sums = [s.splat(1.0); CHAINS];
-        let (a, b) = (s.splat(black_box(0.999)), s.splat(black_box(0.001)));
-        for _ in 0..MULTIPLY_ROUNDS {
-            for sum in &mut sums {
-                *sum = s.fma(*sum, a, b);
-            }
-        }
-        sums.iter().map(|&sum| s.sum(sum)).sum()
+        if S::ACCUMULATORS >= CHAINS_MAX { multiply::<S, CHAINS_MAX>(s) } else { multiply::<S, 4>(s) }
     }
+}
+
+/// As many multiplications, in `N` chains.
+#[inline(always)]
+fn multiply<S: Simd, const N: usize>(s: S) -> f32 {
+    let mut sums = [s.splat(1.0); N];
+    let (a, b) = (s.splat(black_box(0.999)), s.splat(black_box(0.001)));
+    for _ in 0..MULTIPLY_ROUNDS * CHAINS_MAX / N {
+        for sum in &mut sums {
+            *sum = s.fma(*sum, a, b);
+        }
+    }
+    sums.iter().map(|&sum| s.sum(sum)).sum()
 }
 
 #[cfg(test)]
