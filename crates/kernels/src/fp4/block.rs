@@ -1,7 +1,7 @@
 //! Activations as the products read them: block by block, the tokens of a block side by side.
 
 use super::SCALES;
-use crate::simd::E2M1_OFFSET;
+use crate::simd::{E2M1_OFFSET, FourBlocks};
 use crate::{ACTIVATION_BLOCK, Isa, Vectorized, simd::Simd};
 
 /// 128 activations of a token.
@@ -37,17 +37,23 @@ impl Block {
     }
 }
 
+/// With so many tokens and fewer, rows of weights are met one by one.
+pub(super) const DIRECT_TOKENS: usize = 2;
+
 /// The blocks of some tokens, `[blocks, tokens]`.
 #[derive(Default)]
 pub(crate) struct Blocks {
     blocks: Vec<Block>,
     tokens: usize,
+    /// `[tokens, fours]`, the last four filled up with zeros; none if the tokens are too many.
+    fours: Vec<FourBlocks>,
 }
 
 /// The blocks of consecutive tokens of a [`Blocks`].
 #[derive(Clone, Copy)]
 pub(crate) struct BlocksRef<'a> {
     blocks: &'a [Block],
+    fours: &'a [FourBlocks],
     stride: usize,
     first: usize,
     tokens: usize,
@@ -63,6 +69,7 @@ impl Blocks {
     ) {
         self.tokens = rows.len();
         self.blocks.resize(blocks * self.tokens, Block::ZERO);
+        self.fours.clear();
         for (token, (codes, scales)) in rows.enumerate() {
             let out = &mut self.blocks[token..];
             isa.dispatch(Spread {
@@ -71,19 +78,30 @@ impl Blocks {
                 out,
                 stride: self.tokens,
             });
+            if self.tokens <= DIRECT_TOKENS {
+                let own = self.blocks[token..].iter().step_by(self.tokens);
+                four_by_four(&codes[..blocks], own, &mut self.fours);
+            }
         }
     }
 
     /// All tokens.
     pub(crate) fn view(&self) -> BlocksRef<'_> {
-        BlocksRef::new(&self.blocks, self.tokens)
+        BlocksRef { fours: &self.fours, ..BlocksRef::new(&self.blocks, self.tokens) }
     }
 }
 
 impl<'a> BlocksRef<'a> {
     /// `blocks` are `[blocks, tokens]`.
     pub(crate) fn new(blocks: &'a [Block], tokens: usize) -> Self {
-        Self { blocks, stride: tokens, first: 0, tokens }
+        Self { blocks, fours: &[], stride: tokens, first: 0, tokens }
+    }
+
+    /// The blocks of `T` tokens, four at a time, if there are that many tokens and few.
+    pub(super) fn fours<const T: usize>(&self) -> Option<[&'a [FourBlocks]; T]> {
+        let len = self.blocks().div_ceil(4);
+        let all = T == self.tokens && self.fours.len() == T * len;
+        all.then(|| std::array::from_fn(|t| &self.fours[t * len..][..len]))
     }
 
     /// How many tokens.
@@ -120,5 +138,24 @@ impl Vectorized for Spread<'_> {
         for ((codes, &scale), out) in self.codes.iter().zip(self.scales).zip(out) {
             *out = Block::new(s, codes, scale);
         }
+    }
+}
+
+/// Appends the blocks of one token, whose codes are `codes`, four at a time.
+fn four_by_four<'a>(
+    codes: &[[i8; ACTIVATION_BLOCK]],
+    mut blocks: impl Iterator<Item = &'a Block>,
+    out: &mut Vec<FourBlocks>,
+) {
+    for codes in codes.chunks(4) {
+        let mut four = FourBlocks::ZERO;
+        for (i, (codes, block)) in codes.iter().zip(&mut blocks).enumerate() {
+            four.codes[i].as_flattened_mut().copy_from_slice(codes);
+            for (bias, &of_block) in four.bias.iter_mut().zip(&block.bias) {
+                bias[i] = of_block;
+            }
+            four.scales[i] = block.scale;
+        }
+        out.push(four);
     }
 }

@@ -21,9 +21,10 @@
 //! same bits however rows and tokens are cut into tiles. FP4 weights are exact, but for those whose scale is less than
 //! 2^-13 of the largest within 128 columns: they count as zeros.
 //!
-//! Two ways lead there. With few tokens sixteen rows are read side by side and met in registers. With more, the codes
-//! of sixteen rows and 128 columns are brought to the form of quads in the first cache level, a [`Panel`], and met by
-//! all tokens.
+//! Two ways lead there. With one token or two, `S` is computed row by row, along the columns: weights are read once, in
+//! the order of memory, which the prefetchers follow and which no set of the first cache level is too small for. With
+//! more, the codes of sixteen rows and 128 columns are brought to the form of quads in the first cache level, a
+//! [`Panel`], and met by all tokens.
 //!
 //! # Other rows of FP4 numbers
 //!
@@ -38,6 +39,7 @@ use cuvier_tensor::{WeightFormat, WeightMatrix};
 mod block;
 mod panel;
 mod product;
+mod rows;
 
 #[cfg(test)]
 mod reference;

@@ -177,21 +177,32 @@ impl<'a> Strip<'a> {
     #[inline(always)]
     pub(super) fn scales<S: Simd>(&self, s: S, block: usize) -> [QuadBytes; 4] {
         let mut out = [[0; 4 * LANES]; 4];
+        let quads = self.scale_quads(s, block);
+        for i in 0..4 {
+            s.store_quad(quads[i], &mut out[i]);
+        }
+        out
+    }
+
+    /// As [`Strip::scales`].
+    #[inline(always)]
+    pub(super) fn scale_quads<S: Simd>(&self, s: S, block: usize) -> [S::Quad; 4] {
         let bytes = &self.scales[block * SCALES..];
         let n = (self.scales_stride - block * SCALES).min(LANES);
         // What comes behind the end of a row is no harm, unless it would belong to a block that has begun.
         if n.is_multiple_of(SCALES) && bytes.len() >= (LANES - 1) * self.scales_stride + LANES {
-            let quads = s.load_quads(bytes, self.scales_stride);
-            for i in 0..4 {
-                s.store_quad(quads[i], &mut out[i]);
-            }
-            return out;
+            return s.load_quads(bytes, self.scales_stride);
         }
+        let mut out = [[0; 4 * LANES]; 4];
         for r in 0..LANES {
             for (i, &byte) in bytes[r * self.scales_stride..][..n].iter().enumerate() {
                 out[i / SCALES][4 * r + i % SCALES] = byte;
             }
         }
-        out
+        let mut quads = [s.load_quad(&out[0]); 4];
+        for i in 1..4 {
+            quads[i] = s.load_quad(&out[i]);
+        }
+        quads
     }
 }

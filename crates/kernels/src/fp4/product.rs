@@ -1,10 +1,9 @@
 //! The product of some tokens with some rows of a matrix, on one thread.
 
-#![expect(clippy::needless_range_loop, reason = "loops of constant length, which must unroll into registers")]
-
 use std::cell::RefCell;
 
 use super::panel::Strip;
+use super::rows::{self, FourSums};
 use super::{BLOCK_BYTES, BlocksRef, Fp4Matrix, Panel, Range, SCALES, Sink};
 use crate::simd::{LANES, Simd};
 use crate::{ACTIVATION_BLOCK, Isa, Vectorized};
@@ -18,8 +17,6 @@ impl Lanes {
     const ZERO: Self = Self([0.0; LANES]);
 }
 
-/// With so many tokens and fewer, weights are met in registers.
-const DIRECT_TOKENS: usize = 2;
 /// Blocks of columns that weights are asked for before they are needed.
 const AHEAD: usize = 8;
 
@@ -37,26 +34,31 @@ pub(crate) fn product(isa: Isa, x: BlocksRef<'_>, w: Fp4Matrix<'_>, rows: Range<
     let n_rows = rows.len();
     SCRATCH.with_borrow_mut(|scratch| {
         let strips = n_rows.div_ceil(LANES);
-        let mut lanes = std::mem::take(&mut scratch.lanes);
+        let Scratch { copy, sums, lanes } = scratch;
         lanes.resize(x.tokens() * strips, Lanes::ZERO);
-        isa.dispatch(Product { x, w, rows, out: &mut lanes, scratch });
+        isa.dispatch(Product { x, w, rows, out: lanes, copy, sums });
         for (out, lanes) in out.chunks_exact_mut(n_rows).zip(lanes.chunks_exact(strips)) {
             for (out, lanes) in out.chunks_mut(LANES).zip(lanes) {
                 out.copy_from_slice(&lanes.0[..out.len()]);
             }
         }
-        scratch.lanes = lanes;
     });
 }
 
 /// Memory of a thread that it keeps from one product to the next.
 #[derive(Default)]
 struct Scratch {
-    /// Codes and scales of a strip that has fewer than sixteen rows.
-    codes: Vec<u8>,
-    scales: Vec<u8>,
+    copy: Copied,
+    sums: Vec<FourSums>,
     /// `[tokens, strips]`, zeros behind the last row.
     lanes: Vec<Lanes>,
+}
+
+/// Codes and scales of a strip that has fewer than sixteen rows.
+#[derive(Default)]
+struct Copied {
+    codes: Vec<u8>,
+    scales: Vec<u8>,
 }
 
 thread_local! {
@@ -68,7 +70,8 @@ struct Product<'a, 'o> {
     w: Fp4Matrix<'a>,
     rows: Range<usize>,
     out: &'o mut [Lanes],
-    scratch: &'o mut Scratch,
+    copy: &'o mut Copied,
+    sums: &'o mut Vec<FourSums>,
 }
 
 impl Vectorized for Product<'_, '_> {
@@ -76,25 +79,27 @@ impl Vectorized for Product<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { x, w, rows, out, scratch } = self;
-        let strips = rows.len().div_ceil(LANES);
-        for (i, first) in rows.clone().step_by(LANES).enumerate() {
-            let rows = first..rows.end.min(first + LANES);
-            let strip = w.strip(rows, scratch);
+        let Self { x, w, rows: wanted, out, copy, sums } = self;
+        let strips = wanted.len().div_ceil(LANES);
+        for (i, first) in wanted.clone().step_by(LANES).enumerate() {
+            let rows = first..wanted.end.min(first + LANES);
+            let strip = w.strip(rows, copy);
             let mut out = Outputs { out: &mut *out, strips, strip: i };
-            match x.tokens() {
-                1 => direct::<S, 1>(s, &strip, x, &mut out),
-                2 if DIRECT_TOKENS >= 2 => direct::<S, 2>(s, &strip, x, &mut out),
-                _ => packed(s, &strip, x, &mut out),
+            if let Some(x) = x.fours() {
+                rows::product::<S, 1>(s, &strip, x, sums, &mut out);
+            } else if let Some(x) = x.fours() {
+                rows::product::<S, 2>(s, &strip, x, sums, &mut out);
+            } else {
+                packed(s, &strip, x, &mut out);
             }
         }
     }
 }
 
 impl Fp4Matrix<'_> {
-    /// The rows `rows`, at most sixteen; in `scratch` if there are fewer.
+    /// The rows `rows`, at most sixteen; in `copy` if there are fewer.
     #[inline(always)]
-    fn strip<'s>(&'s self, rows: Range<usize>, scratch: &'s mut Scratch) -> Strip<'s> {
+    fn strip<'s>(&'s self, rows: Range<usize>, copy: &'s mut Copied) -> Strip<'s> {
         let (codes_stride, scales_stride) = (self.cols / 2, self.cols / (ACTIVATION_BLOCK / SCALES));
         let codes = &self.codes[rows.start * codes_stride..];
         let scales = &self.scales[rows.start * scales_stride..];
@@ -106,18 +111,26 @@ impl Fp4Matrix<'_> {
             out.extend_from_slice(rows);
             out.resize(LANES * stride, 0);
         };
-        fill(&mut scratch.codes, &codes[..rows.len() * codes_stride], codes_stride);
-        fill(&mut scratch.scales, &scales[..rows.len() * scales_stride], scales_stride);
-        Strip { codes: &scratch.codes, codes_stride, scales: &scratch.scales, scales_stride }
+        fill(&mut copy.codes, &codes[..rows.len() * codes_stride], codes_stride);
+        fill(&mut copy.scales, &scales[..rows.len() * scales_stride], scales_stride);
+        Strip { codes: &copy.codes, codes_stride, scales: &copy.scales, scales_stride }
     }
 }
 
 /// Where the outputs of one strip belong.
-struct Outputs<'o> {
+pub(super) struct Outputs<'o> {
     /// `[tokens, strips]`.
     out: &'o mut [Lanes],
     strips: usize,
     strip: usize,
+}
+
+impl Outputs<'_> {
+    /// Sets the outputs of token `token`.
+    #[inline(always)]
+    pub(super) fn store<S: Simd>(&mut self, s: S, token: usize, v: S::V) {
+        s.store(v, &mut self.out[token * self.strips + self.strip].0);
+    }
 }
 
 impl Sink for Outputs<'_> {
@@ -141,48 +154,6 @@ fn prefetch<S: Simd>(s: S, strip: &Strip<'_>, blocks: usize, block: usize) {
         s.prefetch(at.wrapping_add(r * strip.codes_stride));
     }
     s.prefetch(strip.scales.as_ptr().wrapping_add(LANES * strip.scales_stride + block * LANES * SCALES));
-}
-
-/// Weights met in registers by `T` tokens.
-#[inline(always)]
-fn direct<S: Simd, const T: usize>(s: S, strip: &Strip<'_>, x: BlocksRef<'_>, out: &mut Outputs<'_>) {
-    let mut sums = [s.splat(0.0); T];
-    let mut scales = [[0; 4 * LANES]; 4];
-    let blocks = x.blocks();
-    for block in 0..blocks {
-        if block.is_multiple_of(4) {
-            scales = strip.scales(s, block);
-        }
-        prefetch(s, strip, blocks, block);
-        let x = x.block(block).as_array::<T>().expect("as many tokens");
-        let (multipliers, units) = s.block_scales(s.load_quad(&scales[block % 4]));
-        let codes = strip.codes(block);
-        let mut totals = [s.zero_int(); T];
-        for scale in 0..strip.n_scales(block) {
-            let nibbles = s.load_quads(&codes[scale * LANES..], strip.codes_stride);
-            let mut part = [s.start(0); T];
-            for t in 0..T {
-                part[t] = s.start(x[t].bias[scale]);
-            }
-            for i in 0..4 {
-                let [even, odd] = s.e2m1_codes(nibbles[i]);
-                for t in 0..T {
-                    part[t] = s.multiply(part[t], even, x[t].codes[scale][i]);
-                    part[t] = s.multiply(part[t], odd, x[t].codes[scale][4 + i]);
-                }
-            }
-            for t in 0..T {
-                totals[t] = s.add_scaled(totals[t], part[t], multipliers[scale]);
-            }
-        }
-        for t in 0..T {
-            let scale = s.mul(units, s.splat(x[t].scale));
-            sums[t] = s.fma(s.int_to_f32(totals[t]), scale, sums[t]);
-        }
-    }
-    for t in 0..T {
-        s.store(sums[t], &mut out.out[t * out.strips + out.strip].0);
-    }
 }
 
 /// Weights brought to the first cache level and met there by all tokens.

@@ -18,7 +18,7 @@ mod tests;
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
-pub use quads::{E2M1_OFFSET, QuadBytes, Quads};
+pub use quads::{E2M1_OFFSET, FourBlocks, QuadBytes, Quads};
 pub use scalar::Scalar;
 pub use signed::SignedQuads;
 

@@ -1,9 +1,11 @@
 //! Quads in two 256-bit registers: rows 0 to 7 and 8 to 15.
 
+#![expect(clippy::needless_range_loop, reason = "loops of constant length, which must unroll into registers")]
+
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{E2M1_CODES, QuadBytes, Quads};
+use super::{E2M1_CODES, FourBlocks, QuadBytes, Quads};
 use crate::simd::{Avx2, LANES, Simd};
 
 /// Intrinsics on values: sound because an `Avx2` exists.
@@ -117,6 +119,67 @@ fn block_scales(bytes: __m256i) -> ([__m256i; 4], __m256) {
     (multipliers, _mm256_mul_ps(_mm256_castsi256_ps(bits), unit))
 }
 
+/// Sums of neighbours two apart, of `a` and `b` in turn: a step of adding up the four dwords of each half.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn halve(a: __m256i, b: __m256i) -> __m256i {
+    _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b))
+}
+
+/// Given what [`halve`] made of four vectors, dword `i` of each half is the sum of the dwords of that half of vector
+/// `i`, in two times sixteen bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn quarter(ab: __m256i, cd: __m256i) -> __m256i {
+    _mm256_add_epi16(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
+}
+
+/// The multipliers of four blocks with four scales each, scale by scale, in both halves of their dwords.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn row_multipliers(bytes: __m128i) -> [__m256i; 2] {
+    let one_on = _mm_setr_epi8(1, 2, 3, 0, 5, 6, 7, 4, 9, 10, 11, 8, 13, 14, 15, 12);
+    let two_on = _mm_setr_epi8(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    let by_scale = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    let two = _mm_max_epu8(bytes, _mm_shuffle_epi8(bytes, one_on));
+    let below = _mm_sub_epi8(_mm_max_epu8(two, _mm_shuffle_epi8(two, two_on)), bytes);
+    // 13 - d, or 255, by which everything is shifted out.
+    let shift = _mm_sub_epi8(_mm_set1_epi8(13), _mm_min_epu8(below, _mm_set1_epi8(14)));
+    let shift = _mm_shuffle_epi8(shift, by_scale);
+    let ones = _mm256_set1_epi32(0x0001_0001);
+    [
+        _mm256_sllv_epi32(ones, _mm256_cvtepu8_epi32(shift)),
+        _mm256_sllv_epi32(ones, _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(shift))),
+    ]
+}
+
+/// The products of two scales of block `block` of a row with those of each token, in pairs of columns: those of the
+/// first scale in the low half.
+///
+/// # Safety
+/// `half` is 0 or 1 and `block` less than 4.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn half_block<const T: usize>(
+    weights: &[u8; 16 * LANES],
+    x: [&FourBlocks; T],
+    block: usize,
+    half: usize,
+) -> [__m256i; T] {
+    let mut out = [_mm256_setzero_si256(); T];
+    // SAFETY: 32 bytes of 64 each, as the caller promises.
+    unsafe {
+        let nibbles = _mm256_loadu_si256(weights.as_ptr().add(64 * block + 32 * half).cast());
+        let [low, high] = codes(nibbles);
+        for t in 0..T {
+            let even = _mm256_loadu_si256(x[t].codes[block][0].as_ptr().add(32 * half).cast());
+            let odd = _mm256_loadu_si256(x[t].codes[block][1].as_ptr().add(32 * half).cast());
+            out[t] = _mm256_add_epi16(_mm256_maddubs_epi16(low, even), _mm256_maddubs_epi16(high, odd));
+        }
+    }
+    out
+}
+
 impl Quads for Avx2 {
     type Quad = [__m256i; 2];
     /// Sixteen bits for each pair of columns, so two for each row: exact modulo 2^16, and in the end within 12 * 127
@@ -188,6 +251,47 @@ impl Quads for Avx2 {
             _mm256_add_epi32(total[0], _mm256_madd_epi16(sum[0], multiplier[0])),
             _mm256_add_epi32(total[1], _mm256_madd_epi16(sum[1], multiplier[1])),
         ])
+    }
+    #[inline(always)]
+    fn four_sums<const T: usize>(
+        self,
+        codes: &[u8; 16 * LANES],
+        scales: &[u8; LANES],
+        x: [&FourBlocks; T],
+    ) -> [[i32; 4]; T] {
+        intrinsic!({
+            // Lane `4 i + j` of half `h` is scale `2 h + i` of block `j`.
+            let mut sums = [[_mm256_setzero_si256(); 2]; T];
+            for half in 0..2 {
+                let a = half_block(codes, x, 0, half);
+                let b = half_block(codes, x, 1, half);
+                let mut ab = a;
+                for t in 0..T {
+                    ab[t] = halve(a[t], b[t]);
+                }
+                let c = half_block(codes, x, 2, half);
+                let d = half_block(codes, x, 3, half);
+                for t in 0..T {
+                    sums[t][half] = quarter(ab[t], halve(c[t], d[t]));
+                }
+            }
+            let multipliers = row_multipliers(_mm_loadu_si128(scales.as_ptr().cast()));
+            let mut out = [[0; 4]; T];
+            for t in 0..T {
+                let bias = x[t].bias.as_ptr();
+                let low = _mm256_add_epi16(sums[t][0], _mm256_loadu_si256(bias.cast()));
+                let high = _mm256_add_epi16(sums[t][1], _mm256_loadu_si256(bias.add(2).cast()));
+                let low = _mm256_madd_epi16(low, multipliers[0]);
+                let sum = _mm256_add_epi32(low, _mm256_madd_epi16(high, multipliers[1]));
+                let sum = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+                _mm_storeu_si128(out[t].as_mut_ptr().cast(), sum);
+            }
+            out
+        })
+    }
+    #[inline(always)]
+    fn quad_to_int(self, quad: Self::Quad) -> Self::Int {
+        quad
     }
     #[inline(always)]
     fn zero_int(self) -> Self::Int {

@@ -1,8 +1,10 @@
 //! Quads in one 512-bit register.
 
+#![expect(clippy::needless_range_loop, reason = "loops of constant length, which must unroll into registers")]
+
 use std::arch::x86_64::*;
 
-use super::{E2M1_CODES, QuadBytes, Quads};
+use super::{E2M1_CODES, FourBlocks, QuadBytes, Quads};
 use crate::simd::{Avx512, LANES, Simd};
 
 /// Intrinsics on values: sound because an `Avx512` exists.
@@ -29,6 +31,29 @@ unsafe fn load_four(at: *const u8, stride: usize, r: usize) -> __m512i {
         let rows = _mm512_inserti32x4::<2>(rows, _mm_loadu_si128(at.add((r + 8) * stride).cast()));
         _mm512_inserti32x4::<3>(rows, _mm_loadu_si128(at.add((r + 12) * stride).cast()))
     }
+}
+
+/// Given four vectors, dword `i` of each quarter is the sum of the dwords of that quarter of vector `i`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn quarter_sums([a, b, c, d]: [__m512i; 4]) -> __m512i {
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+}
+
+/// The shifts of four blocks with four scales each, scale by scale: 13 - d, or 255, by which everything is shifted
+/// out.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn row_multipliers(bytes: __m128i) -> __m512i {
+    let one_on = _mm_setr_epi8(1, 2, 3, 0, 5, 6, 7, 4, 9, 10, 11, 8, 13, 14, 15, 12);
+    let two_on = _mm_setr_epi8(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    let by_scale = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    let two = _mm_max_epu8(bytes, _mm_shuffle_epi8(bytes, one_on));
+    let below = _mm_sub_epi8(_mm_max_epu8(two, _mm_shuffle_epi8(two, two_on)), bytes);
+    let shift = _mm_sub_epi8(_mm_set1_epi8(13), _mm_min_epu8(below, _mm_set1_epi8(14)));
+    _mm512_cvtepu8_epi32(_mm_shuffle_epi8(shift, by_scale))
 }
 
 impl Quads for Avx512 {
@@ -94,6 +119,44 @@ impl Quads for Avx512 {
     #[inline(always)]
     fn add_scaled(self, total: Self::Int, sum: Self::Sum, multiplier: Self::Int) -> Self::Int {
         intrinsic!(_mm512_add_epi32(total, _mm512_sllv_epi32(sum, multiplier)))
+    }
+    #[inline(always)]
+    fn four_sums<const T: usize>(
+        self,
+        codes: &[u8; 16 * LANES],
+        scales: &[u8; LANES],
+        x: [&FourBlocks; T],
+    ) -> [[i32; 4]; T] {
+        intrinsic!({
+            let mut parts = [[_mm512_setzero_si512(); 4]; T];
+            for block in 0..4 {
+                let nibbles = _mm512_loadu_si512(codes.as_ptr().add(4 * LANES * block).cast());
+                let [low, high] = self.e2m1_codes(nibbles);
+                for t in 0..T {
+                    let even = _mm512_loadu_si512(x[t].codes[block][0].as_ptr().cast());
+                    let odd = _mm512_loadu_si512(x[t].codes[block][1].as_ptr().cast());
+                    let part = _mm512_dpbusd_epi32(_mm512_setzero_si512(), low, even);
+                    parts[t][block] = _mm512_dpbusd_epi32(part, high, odd);
+                }
+            }
+            let shifts = row_multipliers(_mm_loadu_si128(scales.as_ptr().cast()));
+            let mut out = [[0; 4]; T];
+            for t in 0..T {
+                // Lane `4 i + j` is scale `i` of block `j`.
+                let sums =
+                    _mm512_add_epi32(quarter_sums(parts[t]), _mm512_loadu_si512(x[t].bias.as_ptr().cast()));
+                let sums = _mm512_sllv_epi32(sums, shifts);
+                let sum =
+                    _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums));
+                let sum = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+                _mm_storeu_si128(out[t].as_mut_ptr().cast(), sum);
+            }
+            out
+        })
+    }
+    #[inline(always)]
+    fn quad_to_int(self, quad: Self::Quad) -> Self::Int {
+        quad
     }
     #[inline(always)]
     fn zero_int(self) -> Self::Int {

@@ -18,6 +18,23 @@ pub const E2M1_OFFSET: i32 = 12;
 /// Two times the E2M1 numbers plus [`E2M1_OFFSET`], by code.
 static E2M1_CODES: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 
+/// 512 activations of a token, as a row of weights meets them.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct FourBlocks {
+    /// For each block of 128 columns the codes of the even ones and those of the odd ones.
+    pub codes: [[[i8; 4 * LANES]; 2]; 4],
+    /// For each scale of a block of weights the [`Quads::bias`] of its columns in every block.
+    pub bias: [[i32; 4]; 4],
+    /// Of each block.
+    pub scales: [f32; 4],
+}
+
+impl FourBlocks {
+    /// Zeros.
+    pub const ZERO: Self = Self { codes: [[[0; 4 * LANES]; 2]; 4], bias: [[0; 4]; 4], scales: [0.0; 4] };
+}
+
 /// Operations on quads: four bytes of each of sixteen rows.
 pub trait Quads: Copy {
     /// A quad.
@@ -50,6 +67,17 @@ pub trait Quads: Copy {
     /// Adds to `total` the sum of each row times its multiplier, as [`Quads::block_scales`] makes them.
     fn add_scaled(self, total: Self::Int, sum: Self::Sum, multiplier: Self::Int) -> Self::Int;
 
+    /// For four blocks of 128 columns of one row of FP4 weights, and for each token, the sum over the block's four
+    /// scales of [`Quads::block_scales`]'s multiplier times the sum of two times the weights times the codes of `x`.
+    fn four_sums<const T: usize>(
+        self,
+        codes: &[u8; 16 * LANES],
+        scales: &[u8; LANES],
+        x: [&FourBlocks; T],
+    ) -> [[i32; 4]; T];
+
+    /// The four bytes of each row as a number, the lowest first.
+    fn quad_to_int(self, quad: Self::Quad) -> Self::Int;
     /// Sixteen zeros.
     fn zero_int(self) -> Self::Int;
     /// Sixteen i32 from memory.

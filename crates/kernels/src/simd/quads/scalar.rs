@@ -2,8 +2,15 @@
 
 use cuvier_tensor::formats::e8m0_to_f32;
 
-use super::{E2M1_CODES, QuadBytes, Quads};
+use super::{E2M1_CODES, E2M1_OFFSET, FourBlocks, QuadBytes, Quads};
 use crate::simd::{LANES, Scalar, Simd};
+
+/// What sums of the block with scale `scale` among these four count.
+#[inline(always)]
+fn multiplier(scales: &[u8; 4], scale: u8) -> i32 {
+    let below = scales[0].max(scales[1]).max(scales[2].max(scales[3])) - scale;
+    (1 << 13u8.saturating_sub(below)) & -i32::from(below <= 13)
+}
 
 impl Quads for Scalar {
     type Quad = QuadBytes;
@@ -48,6 +55,35 @@ impl Quads for Scalar {
         std::array::from_fn(|r| total[r] + sum[r] * multiplier[r])
     }
     #[inline(always)]
+    fn four_sums<const T: usize>(
+        self,
+        codes: &[u8; 16 * LANES],
+        scales: &[u8; LANES],
+        x: [&FourBlocks; T],
+    ) -> [[i32; 4]; T] {
+        x.map(|x| {
+            std::array::from_fn(|block| {
+                let scales = &scales.as_chunks::<4>().0[block];
+                let bytes = codes[4 * LANES * block..][..4 * LANES].chunks_exact(LANES);
+                let [even, odd] = x.codes[block].each_ref().map(|x| x.as_chunks::<LANES>().0);
+                let mut sum = 0;
+                for ((bytes, (even, odd)), &scale) in bytes.zip(even.iter().zip(odd)).zip(scales) {
+                    let mut part = 0;
+                    for ((byte, &even), &odd) in bytes.iter().zip(even).zip(odd) {
+                        let weight = |nibble| i32::from(E2M1_CODES[usize::from(nibble)]) - E2M1_OFFSET;
+                        part += weight(byte & 0xF) * i32::from(even) + weight(byte >> 4) * i32::from(odd);
+                    }
+                    sum += part * multiplier(scales, scale);
+                }
+                sum
+            })
+        })
+    }
+    #[inline(always)]
+    fn quad_to_int(self, quad: QuadBytes) -> Self::Int {
+        std::array::from_fn(|r| i32::from_le_bytes(std::array::from_fn(|i| quad[4 * r + i])))
+    }
+    #[inline(always)]
     fn zero_int(self) -> Self::Int {
         [0; LANES]
     }
@@ -69,8 +105,8 @@ impl Quads for Scalar {
         for (r, bytes) in bytes.as_chunks::<4>().0.iter().enumerate() {
             let largest = bytes[0].max(bytes[1]).max(bytes[2].max(bytes[3]));
             units[r] = e8m0_to_f32(largest) * f32::from_bits((127 - 14) << 23);
-            for (multipliers, byte) in multipliers.iter_mut().zip(bytes) {
-                multipliers[r] = (1 << 13u8.saturating_sub(largest - byte)) & !i32::from(largest - byte > 13);
+            for (multipliers, &byte) in multipliers.iter_mut().zip(bytes) {
+                multipliers[r] = multiplier(bytes, byte);
             }
         }
         (multipliers, units)
