@@ -14,7 +14,7 @@ use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
 
 /// Chunks of columns that are decoded at a time; whole blocks of every format.
-const PART_CHUNKS: usize = 128;
+const PART_CHUNKS: usize = 32;
 /// Vectors of a row in one part.
 const PART_VECTORS: usize = PART_CHUNKS * CHUNK / LANES;
 
