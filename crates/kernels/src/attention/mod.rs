@@ -1,5 +1,6 @@
 //! Attention of all query heads over one list of shared keys: the window and the compressed past.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use cuvier_tensor::{MatMut, MatRef, PagedRows};
@@ -107,12 +108,18 @@ pub fn attention(
     let lists = lists(segments, entries, config, q.rows());
 
     let groups = if lists.len() >= 2 * c.threads() { 1 } else { c.threads() };
-    let group_heads = heads.div_ceil(groups).max(HEADS_PER_TASK_MIN).next_multiple_of(tiles::HEADS_MAX);
+    let group_heads = heads.div_ceil(groups).max(HEADS_PER_TASK_MIN).next_multiple_of(tiles::HEADS);
     let groups = heads.div_ceil(group_heads);
     let out = DisjointRows::new(out.into_data(), cols);
     c.for_each_range(lists.len() * groups, 1, |tasks| {
-        c.isa().dispatch(Tasks { tasks, groups, group_heads, lists: &lists, config, q, out });
+        SCRATCH.with_borrow_mut(|scratch| {
+            c.isa().dispatch(Tasks { tasks, groups, group_heads, lists: &lists, config, q, out, scratch });
+        });
     });
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// The keys of every token of the segments.
@@ -149,6 +156,7 @@ struct Tasks<'a> {
     config: &'a AttentionConfig<'a>,
     q: MatRef<'a>,
     out: DisjointRows<'a, f32>,
+    scratch: &'a mut Scratch,
 }
 
 impl Vectorized for Tasks<'_> {
@@ -157,7 +165,6 @@ impl Vectorized for Tasks<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (heads, dim) = (self.config.attn_sink.len(), self.config.codec.head_dim);
-        let mut scratch = Scratch::new(self.config.codec, self.group_heads.min(heads));
         for task in self.tasks {
             let list = &self.lists[task / self.groups];
             let start = task % self.groups * self.group_heads;
@@ -165,7 +172,7 @@ impl Vectorized for Tasks<'_> {
             let q = &self.q.row(list.row())[start * dim..end * dim];
             // SAFETY: every group of heads of every token is one task.
             let out = unsafe { self.out.part(list.row(), start * dim..end * dim) };
-            scratch.attend(s, list, q, &self.config.attn_sink[start..end], self.config.scale, out);
+            self.scratch.attend(s, list, q, &self.config.attn_sink[start..end], self.config, out);
         }
     }
 }

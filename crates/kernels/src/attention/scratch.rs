@@ -1,7 +1,8 @@
 //! One token's attention, in memory that is used again for the next token.
 
+use super::AttentionConfig;
 use super::keys::KeyList;
-use super::tiles::{self, HEADS_MAX, Lanes, VECS_MAX};
+use super::tiles::{self, HEADS, Lanes, Shape};
 use crate::EntryCodec;
 use crate::simd::{LANES, Simd};
 
@@ -9,31 +10,23 @@ use crate::simd::{LANES, Simd};
 /// meet them. Each block is decoded once for the scores and once for the sums: that costs less than keeping a long list
 /// in memory. A multiple of [`LANES`].
 const BLOCK_KEYS: usize = 48;
-/// The working memory of one task.
+
+/// The working memory of a thread, which keeps it from one attention to the next.
+#[derive(Default)]
 pub(super) struct Scratch {
-    codec: EntryCodec,
-    /// Vectors per key, query or sum, with zeros behind the last dimension.
-    vecs: usize,
-    /// `[heads, vecs]`.
+    /// Rows as in [`Shape`], one per head.
     q: Vec<Lanes>,
-    /// `[heads, vecs]`.
+    /// The same.
     sums: Vec<Lanes>,
     /// `[heads, keys]`, first the scores, then their exponentials.
     scores: Vec<Lanes>,
-    /// `[keys, vecs]`: a block of the list.
+    /// Rows as in [`Shape`]: a block of the list.
     keys: Vec<Lanes>,
+    denominators: Vec<f32>,
 }
 
 impl Scratch {
-    /// For at most `heads` heads at a time.
-    pub(super) fn new(codec: EntryCodec, heads: usize) -> Self {
-        let vecs = codec.head_dim.div_ceil(LANES).next_multiple_of(VECS_MAX);
-        let rows = heads.next_multiple_of(HEADS_MAX);
-        let zeros = |rows: usize| vec![Lanes::ZERO; rows * vecs];
-        Self { codec, vecs, q: zeros(rows), sums: zeros(rows), scores: Vec::new(), keys: zeros(BLOCK_KEYS) }
-    }
-
-    /// The attention of the heads in `q` over `list`, to `out`.
+    /// The attention of the heads in `q`, whose sinks are `attn_sink`, over `list`, to `out`.
     #[inline(always)]
     pub(super) fn attend<S: Simd>(
         &mut self,
@@ -41,51 +34,82 @@ impl Scratch {
         list: &KeyList<'_>,
         q: &[f32],
         attn_sink: &[f32],
-        scale: f32,
+        config: &AttentionConfig<'_>,
         out: &mut [f32],
     ) {
-        let dim = self.codec.head_dim;
-        for (head, q) in q.chunks_exact(dim).enumerate() {
-            Lanes::flat_mut(&mut self.q[head * self.vecs..])[..dim].copy_from_slice(q);
-        }
+        let codec = config.codec;
+        let shape = Shape::new(codec.head_dim);
+        let heads = attn_sink.len().next_multiple_of(HEADS);
         let blocks = list.len().div_ceil(BLOCK_KEYS);
-        let score_vecs = blocks * BLOCK_KEYS / LANES;
-        let rows = attn_sink.len().next_multiple_of(HEADS_MAX);
-        self.scores.resize((rows * score_vecs).max(self.scores.len()), Lanes::ZERO);
+        let score_stride = (blocks * BLOCK_KEYS / LANES) | 1;
+        grow(&mut self.q, heads * shape.stride);
+        grow(&mut self.sums, heads * shape.stride);
+        grow(&mut self.keys, BLOCK_KEYS * shape.stride);
+        grow(&mut self.scores, heads * score_stride);
+        let (queries, sums) = (&mut self.q[..heads * shape.stride], &mut self.sums[..heads * shape.stride]);
+        let (keys, scores) =
+            (&mut self.keys[..BLOCK_KEYS * shape.stride], &mut self.scores[..heads * score_stride]);
 
-        for block in 0..blocks {
-            self.decode_block(s, list, block);
-            let scores = Lanes::flat_mut(&mut self.scores[..rows * score_vecs]);
-            let columns = block * BLOCK_KEYS..(block + 1) * BLOCK_KEYS;
-            tiles::scores(s, &self.q[..rows * self.vecs], &self.keys, self.vecs, scale, scores, columns);
+        for (row, q) in queries.chunks_exact_mut(shape.stride).zip(q.chunks_exact(codec.head_dim)) {
+            copy(q, row);
         }
-        let mut denominators = Vec::with_capacity(attn_sink.len());
-        for (scores, &sink) in self.scores.chunks_exact_mut(score_vecs).zip(attn_sink) {
-            denominators.push(softmax(s, scores, list.len(), sink));
-        }
-        self.sums.fill(Lanes::ZERO);
+        queries[attn_sink.len() * shape.stride..].fill(Lanes::ZERO);
         for block in 0..blocks {
-            self.decode_block(s, list, block);
+            decode_block(s, codec, list, block, keys, shape);
+            let out = &mut Lanes::flat_mut(scores)[block * BLOCK_KEYS..];
+            tiles::scores(s, queries, keys, shape, config.scale, out, score_stride * LANES);
+        }
+        self.denominators.clear();
+        for (scores, &sink) in scores.chunks_exact_mut(score_stride).zip(attn_sink) {
+            self.denominators.push(softmax(s, scores, list.len(), sink));
+        }
+        sums.fill(Lanes::ZERO);
+        for block in 0..blocks {
+            decode_block(s, codec, list, block, keys, shape);
             let len = BLOCK_KEYS.min(list.len() - block * BLOCK_KEYS);
-            let keys = &self.keys[..len * self.vecs];
-            let p = Lanes::flat(&self.scores[..rows * score_vecs]);
-            tiles::sums(s, p, block * BLOCK_KEYS, keys, &mut self.sums[..rows * self.vecs], self.vecs);
+            let p = &Lanes::flat(scores)[block * BLOCK_KEYS..];
+            tiles::sums(s, p, score_stride * LANES, &keys[..len * shape.stride], sums, shape);
         }
-        let sums = self.sums.chunks_exact(self.vecs);
-        for ((sums, denominator), out) in sums.zip(denominators).zip(out.chunks_exact_mut(dim)) {
+        let sums = sums.chunks_exact(shape.stride);
+        for ((sums, &denominator), out) in
+            sums.zip(&self.denominators).zip(out.chunks_exact_mut(codec.head_dim))
+        {
             divide(s, sums, denominator, out);
         }
     }
+}
 
-    /// Decodes the keys of block `block` of the list; zeros behind the last key.
-    #[inline(always)]
-    fn decode_block<S: Simd>(&mut self, s: S, list: &KeyList<'_>, block: usize) {
-        for (i, row) in (block * BLOCK_KEYS..).zip(self.keys.chunks_exact_mut(self.vecs)) {
-            if i < list.len() {
-                self.codec.decode(s, list.key(i), &mut Lanes::flat_mut(row)[..self.codec.head_dim]);
-            } else {
-                row.fill(Lanes::ZERO);
-            }
+/// Makes room for `len` vectors.
+fn grow(lanes: &mut Vec<Lanes>, len: usize) {
+    if lanes.len() < len {
+        lanes.resize(len, Lanes::ZERO);
+    }
+}
+
+/// The numbers `x` to a row, zeros behind them.
+fn copy(x: &[f32], row: &mut [Lanes]) {
+    let (own, rest) = Lanes::flat_mut(row).split_at_mut(x.len());
+    own.copy_from_slice(x);
+    rest.fill(0.0);
+}
+
+/// Decodes the keys of block `block` of the list; zeros behind the last number and the last key.
+#[inline(always)]
+fn decode_block<S: Simd>(
+    s: S,
+    codec: EntryCodec,
+    list: &KeyList<'_>,
+    block: usize,
+    keys: &mut [Lanes],
+    shape: Shape,
+) {
+    for (i, row) in (block * BLOCK_KEYS..).zip(keys.chunks_exact_mut(shape.stride)) {
+        if i < list.len() {
+            let (own, rest) = Lanes::flat_mut(row).split_at_mut(codec.head_dim);
+            codec.decode(s, list.key(i), own);
+            rest.fill(0.0);
+        } else {
+            row.fill(Lanes::ZERO);
         }
     }
 }

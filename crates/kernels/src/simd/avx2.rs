@@ -1,6 +1,8 @@
 //! The lanes in two 256-bit registers.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
 use super::{LANES, Simd};
 use crate::isa::Vectorized;
@@ -74,13 +76,91 @@ fn exp2_integral(n: __m256) -> __m256 {
     _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
 }
 
+/// The sums of two vectors after the steps `i + 8` and `i + 4`: four lanes of the first, then of the second.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn half_sums(a: [__m256; 2], b: [__m256; 2]) -> __m256 {
+    let (a, b) = (_mm256_add_ps(a[0], a[1]), _mm256_add_ps(b[0], b[1]));
+    _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
+}
+
+/// [`Simd::sum_four`].
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn sum_four(v: [[__m256; 2]; 4]) -> [f32; 4] {
+    let (even, odd) = (half_sums(v[0], v[2]), half_sums(v[1], v[3]));
+    // Lanes 0 and 1, then 2 and 3, of each: of vectors 0 and 1 in the low half, 2 and 3 in the high one.
+    let low = _mm256_shuffle_ps::<0b01_00_01_00>(even, odd);
+    let high = _mm256_shuffle_ps::<0b11_10_11_10>(even, odd);
+    let pairs = _mm256_add_ps(low, high);
+    let (first, second) = (_mm256_castps256_ps128(pairs), _mm256_extractf128_ps::<1>(pairs));
+    let sums = _mm_add_ps(
+        _mm_shuffle_ps::<0b10_00_10_00>(first, second),
+        _mm_shuffle_ps::<0b11_01_11_01>(first, second),
+    );
+    let mut out = [0.0; 4];
+    // SAFETY: four f32 have room in `out`.
+    unsafe { _mm_storeu_ps(out.as_mut_ptr(), sums) };
+    out
+}
+
+/// `a * b + c` in the register of `c`. Left to choose the form of the instruction, the compiler moves sums from one
+/// register to another in each round of a loop, until one of them is left in memory.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn add_product(a: __m256, b: __m256, mut c: __m256) -> __m256 {
+    // SAFETY: the instruction exists by the features above, and touches nothing but its registers.
+    unsafe {
+        asm!(
+            "vfmadd231ps {c}, {a}, {b}",
+            a = in(ymm_reg) a,
+            b = in(ymm_reg) b,
+            c = inout(ymm_reg) c,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    c
+}
+
 impl Simd for Avx2 {
     type V = [__m256; 2];
+    type Part = __m256;
+    const PARTS: usize = 2;
     const ACCUMULATORS: usize = 6;
 
     #[inline(always)]
+    fn apart<W: Vectorized>(self, work: W) -> W::Output {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn alone<W: Vectorized>(simd: Avx2, work: W) -> W::Output {
+            work.run(simd)
+        }
+        // Called by an address of which the compiler knows nothing: it inlines `alone` otherwise.
+        let alone: unsafe fn(Avx2, W) -> W::Output = black_box(alone::<W>);
+        intrinsic!(alone(self, work))
+    }
+    #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
         intrinsic!([_mm256_set1_ps(x); 2])
+    }
+    #[inline(always)]
+    fn splat_part(self, x: f32) -> Self::Part {
+        intrinsic!(_mm256_set1_ps(x))
+    }
+    #[inline(always)]
+    fn load_part(self, x: &[f32; LANES], part: usize) -> Self::Part {
+        intrinsic!(_mm256_loadu_ps(x.as_ptr().add(8 * (part % 2))))
+    }
+    #[inline(always)]
+    fn store_part(self, v: Self::Part, out: &mut [f32; LANES], part: usize) {
+        intrinsic!(_mm256_storeu_ps(out.as_mut_ptr().add(8 * (part % 2)), v));
+    }
+    #[inline(always)]
+    fn fma_part(self, a: Self::Part, b: Self::Part, c: Self::Part) -> Self::Part {
+        intrinsic!(add_product(a, b, c))
+    }
+    #[inline(always)]
+    fn set_part(self, v: &mut Self::V, part: usize, by: Self::Part) {
+        v[part] = by;
     }
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> Self::V {
@@ -203,6 +283,10 @@ impl Simd for Avx2 {
             let c = _mm_add_ps(b, _mm_movehl_ps(b, b));
             _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)))
         })
+    }
+    #[inline(always)]
+    fn sum_four(self, v: [Self::V; 4]) -> [f32; 4] {
+        intrinsic!(sum_four(v))
     }
     #[inline(always)]
     fn max_lane(self, v: Self::V) -> f32 {

@@ -1,6 +1,7 @@
 //! The lanes in one 512-bit register.
 
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
 use super::{LANES, Simd};
 use crate::isa::Vectorized;
@@ -43,11 +44,43 @@ macro_rules! intrinsic {
 
 impl Simd for Avx512 {
     type V = __m512;
+    type Part = __m512;
+    const PARTS: usize = 1;
     const ACCUMULATORS: usize = 24;
 
     #[inline(always)]
+    fn apart<W: Vectorized>(self, work: W) -> W::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+        fn alone<W: Vectorized>(simd: Avx512, work: W) -> W::Output {
+            work.run(simd)
+        }
+        // Called by an address of which the compiler knows nothing: it inlines `alone` otherwise.
+        let alone: unsafe fn(Avx512, W) -> W::Output = black_box(alone::<W>);
+        intrinsic!(alone(self, work))
+    }
+    #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
         intrinsic!(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    fn splat_part(self, x: f32) -> Self::Part {
+        self.splat(x)
+    }
+    #[inline(always)]
+    fn load_part(self, x: &[f32; LANES], _: usize) -> Self::Part {
+        self.load(x)
+    }
+    #[inline(always)]
+    fn store_part(self, v: Self::Part, out: &mut [f32; LANES], _: usize) {
+        self.store(v, out);
+    }
+    #[inline(always)]
+    fn fma_part(self, a: Self::Part, b: Self::Part, c: Self::Part) -> Self::Part {
+        self.fma(a, b, c)
+    }
+    #[inline(always)]
+    fn set_part(self, v: &mut Self::V, _: usize, by: Self::Part) {
+        *v = by;
     }
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> Self::V {
@@ -155,6 +188,17 @@ impl Simd for Avx512 {
             let b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let c = _mm_add_ps(b, _mm_movehl_ps(b, b));
             _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)))
+        })
+    }
+    #[inline(always)]
+    fn sum_four(self, v: [Self::V; 4]) -> [f32; 4] {
+        intrinsic!({
+            super::avx2::sum_four([
+                [_mm512_castps512_ps256(v[0]), _mm512_extractf32x8_ps::<1>(v[0])],
+                [_mm512_castps512_ps256(v[1]), _mm512_extractf32x8_ps::<1>(v[1])],
+                [_mm512_castps512_ps256(v[2]), _mm512_extractf32x8_ps::<1>(v[2])],
+                [_mm512_castps512_ps256(v[3]), _mm512_extractf32x8_ps::<1>(v[3])],
+            ])
         })
     }
     #[inline(always)]

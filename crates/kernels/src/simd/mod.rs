@@ -14,6 +14,7 @@ mod signed;
 #[cfg(test)]
 mod tests;
 
+use crate::isa::Vectorized;
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
@@ -31,12 +32,32 @@ pub trait Simd: Quads + SignedQuads + Send + Sync + 'static {
     /// Sixteen numbers.
     type V: Copy;
 
+    /// The lanes of one register: the first, the second, ... [`Simd::PARTS`]th of a vector.
+    type Part: Copy;
+
+    /// Registers per vector.
+    const PARTS: usize;
+
     /// How many vector accumulators fit into the registers beside what a product needs. Tile sizes may depend on
     /// it, results may not.
     const ACCUMULATORS: usize;
 
+    /// Runs `work` in a function of its own, which has all registers to itself: for loops that fill them. Changes no
+    /// result.
+    fn apart<W: Vectorized>(self, work: W) -> W::Output;
+
     /// All lanes equal to `x`.
     fn splat(self, x: f32) -> Self::V;
+    /// One register, all lanes equal to `x`.
+    fn splat_part(self, x: f32) -> Self::Part;
+    /// Register `part` of a vector in memory.
+    fn load_part(self, x: &[f32; LANES], part: usize) -> Self::Part;
+    /// Register `part` of a vector to memory.
+    fn store_part(self, v: Self::Part, out: &mut [f32; LANES], part: usize);
+    /// `a * b + c`, rounded once, of one register.
+    fn fma_part(self, a: Self::Part, b: Self::Part, c: Self::Part) -> Self::Part;
+    /// Replaces register `part` of `v`.
+    fn set_part(self, v: &mut Self::V, part: usize, by: Self::Part);
     /// Sixteen numbers from memory.
     fn load(self, x: &[f32; LANES]) -> Self::V;
     /// Sixteen numbers to memory.
@@ -76,6 +97,8 @@ pub trait Simd: Quads + SignedQuads + Send + Sync + 'static {
     fn prefetch(self, at: *const u8);
     /// The sum of all lanes: lane `i` + lane `i + 8`, then `i` + `i + 4`, `i + 2`, `i + 1`.
     fn sum(self, v: Self::V) -> f32;
+    /// [`Simd::sum`] of each vector.
+    fn sum_four(self, v: [Self::V; 4]) -> [f32; 4];
     /// The largest lane.
     fn max_lane(self, v: Self::V) -> f32;
 

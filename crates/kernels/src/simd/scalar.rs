@@ -3,6 +3,7 @@
 use cuvier_tensor::formats::bf16_to_f32;
 
 use super::{LANES, Simd};
+use crate::isa::Vectorized;
 
 /// Plain Rust.
 #[derive(Clone, Copy, Debug)]
@@ -15,11 +16,37 @@ fn map2(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; 
 
 impl Simd for Scalar {
     type V = [f32; LANES];
+    type Part = [f32; LANES];
+    const PARTS: usize = 1;
     const ACCUMULATORS: usize = 4;
 
     #[inline(always)]
+    fn apart<W: Vectorized>(self, work: W) -> W::Output {
+        work.run(self)
+    }
+    #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
         [x; LANES]
+    }
+    #[inline(always)]
+    fn splat_part(self, x: f32) -> Self::Part {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn load_part(self, x: &[f32; LANES], _: usize) -> Self::Part {
+        *x
+    }
+    #[inline(always)]
+    fn store_part(self, v: Self::Part, out: &mut [f32; LANES], _: usize) {
+        *out = v;
+    }
+    #[inline(always)]
+    fn fma_part(self, a: Self::Part, b: Self::Part, c: Self::Part) -> Self::Part {
+        self.fma(a, b, c)
+    }
+    #[inline(always)]
+    fn set_part(self, v: &mut Self::V, _: usize, by: Self::Part) {
+        *v = by;
     }
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> Self::V {
@@ -100,6 +127,10 @@ impl Simd for Scalar {
         let a: [f32; 8] = std::array::from_fn(|i| v[i] + v[i + 8]);
         let b: [f32; 4] = std::array::from_fn(|i| a[i] + a[i + 4]);
         (b[0] + b[2]) + (b[1] + b[3])
+    }
+    #[inline(always)]
+    fn sum_four(self, v: [Self::V; 4]) -> [f32; 4] {
+        v.map(|v| self.sum(v))
     }
     #[inline(always)]
     fn max_lane(self, v: Self::V) -> f32 {
