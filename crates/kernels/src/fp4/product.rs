@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::panel::Strip;
 use super::rows::{self, FourSums};
-use super::{BLOCK_BYTES, BlocksRef, Fp4Matrix, Panel, Range, SCALES, Sink};
+use super::{BLOCK_BYTES, Block, BlocksRef, Fp4Matrix, Panel, Range, SCALES, Sink};
 use crate::simd::{LANES, Simd};
 use crate::{ACTIVATION_BLOCK, Isa, Vectorized};
 
@@ -37,7 +37,8 @@ pub(crate) fn product(isa: Isa, x: BlocksRef<'_>, w: Fp4Matrix<'_>, rows: Range<
         let Scratch { copy, sums, lanes } = scratch;
         lanes.resize(x.tokens() * strips, Lanes::ZERO);
         isa.dispatch(Product { x, w, rows, out: lanes, copy, sums });
-        for (out, lanes) in out.chunks_exact_mut(n_rows).zip(lanes.chunks_exact(strips)) {
+        for (token, out) in out.chunks_exact_mut(n_rows).enumerate() {
+            let lanes = lanes[token..].iter().step_by(x.tokens());
             for (out, lanes) in out.chunks_mut(LANES).zip(lanes) {
                 out.copy_from_slice(&lanes.0[..out.len()]);
             }
@@ -50,7 +51,7 @@ pub(crate) fn product(isa: Isa, x: BlocksRef<'_>, w: Fp4Matrix<'_>, rows: Range<
 struct Scratch {
     copy: Copied,
     sums: Vec<FourSums>,
-    /// `[tokens, strips]`, zeros behind the last row.
+    /// `[strips, tokens]`, zeros behind the last row.
     lanes: Vec<Lanes>,
 }
 
@@ -80,11 +81,10 @@ impl Vectorized for Product<'_, '_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { x, w, rows: wanted, out, copy, sums } = self;
-        let strips = wanted.len().div_ceil(LANES);
         for (i, first) in wanted.clone().step_by(LANES).enumerate() {
             let rows = first..wanted.end.min(first + LANES);
             let strip = w.strip(rows, copy);
-            let mut out = Outputs { out: &mut *out, strips, strip: i };
+            let mut out = Outputs { out: &mut *out, tokens: x.tokens(), strip: i };
             if let Some(x) = x.fours() {
                 rows::product::<S, 1>(s, &strip, x, sums, &mut out);
             } else if let Some(x) = x.fours() {
@@ -119,9 +119,9 @@ impl Fp4Matrix<'_> {
 
 /// Where the outputs of one strip belong.
 pub(super) struct Outputs<'o> {
-    /// `[tokens, strips]`.
+    /// `[strips, tokens]`.
     out: &'o mut [Lanes],
-    strips: usize,
+    tokens: usize,
     strip: usize,
 }
 
@@ -129,14 +129,14 @@ impl Outputs<'_> {
     /// Sets the outputs of token `token`.
     #[inline(always)]
     pub(super) fn store<S: Simd>(&mut self, s: S, token: usize, v: S::V) {
-        s.store(v, &mut self.out[token * self.strips + self.strip].0);
+        s.store(v, &mut self.out[self.strip * self.tokens + token].0);
     }
 }
 
 impl Sink for Outputs<'_> {
     #[inline(always)]
     fn take<S: Simd>(&mut self, s: S, token: usize, panel: usize, sum: S::V, scale: S::V) {
-        let out = &mut self.out[token * self.strips + self.strip + panel].0;
+        let out = &mut self.out[(self.strip + panel) * self.tokens + token].0;
         s.store(s.fma(sum, scale, s.load(out)), out);
     }
 }
@@ -163,7 +163,7 @@ fn packed<S: Simd>(s: S, strip: &Strip<'_>, x: BlocksRef<'_>, out: &mut Outputs<
     let mut panel = [Panel::ZERO];
     let mut scales = [[0; 4 * LANES]; 4];
     for t in 0..x.tokens() {
-        out.out[t * out.strips + out.strip] = Lanes::ZERO;
+        out.out[out.strip * out.tokens + t] = Lanes::ZERO;
     }
     for block in 0..blocks {
         if block.is_multiple_of(4) {

@@ -174,7 +174,8 @@ unsafe fn half_block<const T: usize>(
         for t in 0..T {
             let even = _mm256_loadu_si256(x[t].codes[block][0].as_ptr().add(32 * half).cast());
             let odd = _mm256_loadu_si256(x[t].codes[block][1].as_ptr().add(32 * half).cast());
-            out[t] = _mm256_add_epi16(_mm256_maddubs_epi16(low, even), _mm256_maddubs_epi16(high, odd));
+            let (even, odd) = (_mm256_maddubs_epi16(low, even), _mm256_maddubs_epi16(high, odd));
+            out[t] = opaque(_mm256_add_epi16(even, odd));
         }
     }
     out
