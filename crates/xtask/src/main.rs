@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod emulate;
 mod fixtures;
 mod mutants;
 mod peers;
@@ -35,6 +36,8 @@ enum Command {
     /// Time the same synthetic weights in llama.cpp and here, in turns; needs Python, its package registry, a C++
     /// compiler, 20 GB of disk and of memory.
     Peers(peers::Args),
+    /// Run tests on an emulated CPU with AVX-512; needs Debian packages, which it names, and minutes of one core.
+    Emulate(emulate::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -44,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         Command::Fixtures { names } => fixtures::run(&root, &names),
         Command::Mutants { only, list } => mutants::run(&root, only.as_deref(), list),
         Command::Peers(args) => peers::run(&root, &args),
+        Command::Emulate(args) => emulate::run(&root, &args),
     }
 }
 
