@@ -1,7 +1,8 @@
 //! Tests on a CPU that this machine does not have: Bochs boots a kernel whose only program is the tests.
 //!
 //! Instruction sets without which a path of `kernels` never runs here (AVX-512, VNNI) are emulated instruction by
-//! instruction, at some ten million a second: minutes to boot, and more to run. Not a measure of speed.
+//! instruction, at some thirty million a second: half a minute to boot, and a hundred times as long as here to run.
+//! Not a measure of speed. The kernel and the discs stay in `target/emulate`; whatever is there is taken as it is.
 
 mod cpio;
 mod machine;
@@ -50,7 +51,7 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<()> {
     let verdict = verdict::read(&serial, programs.len())?;
     println!("on {}: {} tests passed, {} failed", args.cpu, verdict.passed, verdict.failed);
     if verdict.failed > 0 || !verdict.programs.is_empty() {
-        bail!("failed inside: {}", verdict.programs.join(", "));
+        bail!("failed inside, see target/emulate/serial.txt: {}", verdict.programs.join(", "));
     }
     if verdict.passed == 0 {
         bail!("no test ran");
