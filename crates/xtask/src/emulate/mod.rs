@@ -2,7 +2,7 @@
 //!
 //! Instruction sets without which a path of `kernels` never runs here (AVX-512, VNNI) are emulated instruction by
 //! instruction, at some thirty million a second: half a minute to boot, and a hundred times as long as here to run.
-//! Not a measure of speed. The kernel and the discs stay in `target/emulate`; whatever is there is taken as it is.
+//! Not a measure of speed. The kernel stays in `target/emulate`, the rest is made anew.
 
 mod cpio;
 mod machine;
