@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::panel::Strip;
 use super::rows::{self, FourSums};
-use super::{BLOCK_BYTES, Block, BlocksRef, Fp4Matrix, Panel, Range, SCALES, Sink};
+use super::{BLOCK_BYTES, BlocksRef, Fp4Matrix, Panel, Range, SCALES, Sink};
 use crate::simd::{LANES, Simd};
 use crate::{ACTIVATION_BLOCK, Isa, Vectorized};
 
