@@ -120,7 +120,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "index scores keep negative heads",
-        file: "crates/kernels/src/index_select/score.rs",
+        file: "crates/kernels/src/index_select/exact.rs",
         from: "s.max(zero, dots[v])",
         to: "dots[v]",
     },
