@@ -2,9 +2,9 @@
 
 use super::AttentionConfig;
 use super::keys::KeyList;
-use super::tiles::{self, HEADS, Lanes, Shape};
+use super::tiles::{self, HEADS, Shape};
 use crate::EntryCodec;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Lanes, Simd};
 
 /// Keys decoded at a time: 96 KiB of f32 at 512 dimensions, which stay in the second cache level while all heads
 /// meet them. Each block is decoded once for the scores and once for the sums: that costs less than keeping a long list

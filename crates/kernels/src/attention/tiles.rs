@@ -3,36 +3,13 @@
 #![expect(clippy::needless_range_loop, reason = "loops of constant length, which must unroll into registers")]
 
 use crate::isa::Vectorized;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Lanes, Simd};
 
 /// Query rows come in multiples of this: the height of a tile.
 pub(super) const HEADS: usize = 4;
 
 /// Steps of a loop at a time: a processor foresees the end of a loop that is short.
 const UNROLL: usize = 8;
-
-/// Sixteen numbers of one cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Lanes(pub(super) [f32; LANES]);
-
-impl Lanes {
-    pub(super) const ZERO: Self = Self([0.0; LANES]);
-
-    /// The numbers of consecutive vectors.
-    #[inline(always)]
-    pub(super) fn flat(lanes: &[Self]) -> &[f32] {
-        // SAFETY: a `Lanes` is sixteen f32 and nothing else: its size equals its alignment.
-        unsafe { std::slice::from_raw_parts(lanes.as_ptr().cast(), lanes.len() * LANES) }
-    }
-
-    /// The numbers of consecutive vectors.
-    #[inline(always)]
-    pub(super) fn flat_mut(lanes: &mut [Self]) -> &mut [f32] {
-        // SAFETY: as in `flat`.
-        unsafe { std::slice::from_raw_parts_mut(lanes.as_mut_ptr().cast(), lanes.len() * LANES) }
-    }
-}
 
 /// Rows of vectors. Their distance in memory is an odd number of cache lines, so that the same columns of many rows
 /// find room in the first cache level.

@@ -45,17 +45,15 @@ pub(super) const DIRECT_TOKENS: usize = 2;
 pub(crate) struct Blocks {
     blocks: Vec<Block>,
     tokens: usize,
-    /// `[tokens, fours]`, the last four filled up with zeros; none if the tokens are too many.
+    /// `[tokens, fours]`, the last four filled up with zeros; none unless they were asked for.
     fours: Vec<FourBlocks>,
 }
 
-/// The blocks of consecutive tokens of a [`Blocks`].
+/// The blocks of all tokens of a [`Blocks`].
 #[derive(Clone, Copy)]
 pub(crate) struct BlocksRef<'a> {
     blocks: &'a [Block],
     fours: &'a [FourBlocks],
-    stride: usize,
-    first: usize,
     tokens: usize,
 }
 
@@ -78,25 +76,27 @@ impl Blocks {
                 out,
                 stride: self.tokens,
             });
-            if self.tokens <= DIRECT_TOKENS {
+        }
+    }
+
+    /// Brings the rows that were gathered last also into the form in which rows of FP4 weights meet them one by one, if
+    /// they are few enough for that.
+    pub(crate) fn gather_fours<'x>(&mut self, rows: impl Iterator<Item = &'x [[i8; ACTIVATION_BLOCK]]>) {
+        if self.tokens <= DIRECT_TOKENS {
+            for (token, codes) in rows.enumerate() {
                 let own = self.blocks[token..].iter().step_by(self.tokens);
-                four_by_four(&codes[..blocks], own, &mut self.fours);
+                four_by_four(codes, own, &mut self.fours);
             }
         }
     }
 
     /// All tokens.
     pub(crate) fn view(&self) -> BlocksRef<'_> {
-        BlocksRef { fours: &self.fours, ..BlocksRef::new(&self.blocks, self.tokens) }
+        BlocksRef { blocks: &self.blocks, fours: &self.fours, tokens: self.tokens }
     }
 }
 
 impl<'a> BlocksRef<'a> {
-    /// `blocks` are `[blocks, tokens]`.
-    pub(crate) fn new(blocks: &'a [Block], tokens: usize) -> Self {
-        Self { blocks, fours: &[], stride: tokens, first: 0, tokens }
-    }
-
     /// The blocks of `T` tokens, four at a time, if there are that many tokens and few.
     pub(super) fn fours<const T: usize>(&self) -> Option<[&'a [FourBlocks]; T]> {
         let len = self.blocks().div_ceil(4);
@@ -111,13 +111,13 @@ impl<'a> BlocksRef<'a> {
 
     /// Blocks of a token.
     pub(crate) fn blocks(&self) -> usize {
-        self.blocks.len().checked_div(self.stride).unwrap_or(0)
+        self.blocks.len().checked_div(self.tokens).unwrap_or(0)
     }
 
     /// Block `block` of all tokens.
     #[inline(always)]
     pub(crate) fn block(&self, block: usize) -> &'a [Block] {
-        &self.blocks[block * self.stride + self.first..][..self.tokens]
+        &self.blocks[block * self.tokens..][..self.tokens]
     }
 }
 

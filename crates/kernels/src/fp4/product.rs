@@ -5,17 +5,8 @@ use std::cell::RefCell;
 use super::panel::Strip;
 use super::rows::{self, FourSums};
 use super::{BLOCK_BYTES, BlocksRef, Fp4Matrix, Panel, Range, SCALES, Sink};
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Lanes, Simd};
 use crate::{ACTIVATION_BLOCK, Isa, Vectorized};
-
-/// Sixteen numbers of one cache line.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Lanes([f32; LANES]);
-
-impl Lanes {
-    const ZERO: Self = Self([0.0; LANES]);
-}
 
 /// Blocks of columns that weights are asked for before they are needed.
 const AHEAD: usize = 8;

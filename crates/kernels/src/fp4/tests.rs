@@ -36,6 +36,7 @@ fn run(isa: Isa, x: &QuantisedRows, w: &WeightMatrix) -> Vec<f32> {
     let matrix = Fp4Matrix::of(w).expect("FP4");
     let mut blocks = Blocks::default();
     blocks.gather(isa, x.blocks(), (0..x.rows()).map(|t| (x.codes(t), x.scales(t))));
+    blocks.gather_fours((0..x.rows()).map(|t| x.codes(t)));
     let mut out = vec![f32::NAN; x.rows() * w.rows()];
     product(isa, blocks.view(), matrix, 0..w.rows(), &mut out);
     out

@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use super::product::{Inputs, PANEL_ROWS};
 use super::rows::{CHUNK, Rows, decode_chunks};
-use super::tile::{Line, Sums, decoded_tile};
+use super::tile::{Sums, decoded_tile};
 use crate::isa::Vectorized;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Lanes, Simd};
 
 /// Chunks of columns that are decoded at a time; whole blocks of every format.
 const PART_CHUNKS: usize = 32;
@@ -31,11 +31,11 @@ pub(super) struct Panels<'x, 'o, W> {
 #[derive(Default)]
 pub(super) struct Scratch {
     /// Decoded weights, `[rows / R, PART_VECTORS, R]`.
-    panel: Vec<Line>,
+    panel: Vec<Lanes>,
     /// Part of the inputs of one tile, `[PART_VECTORS, T]`.
-    inputs: Vec<Line>,
+    inputs: Vec<Lanes>,
     /// Lane sums, `[tokens / T, rows / R, R, T]`.
-    sums: Vec<Line>,
+    sums: Vec<Lanes>,
 }
 
 impl<'a, W: Rows<'a>> Vectorized for Panels<'_, '_, W> {
@@ -64,9 +64,9 @@ impl<'a, W: Rows<'a>> Panels<'_, '_, W> {
     #[inline(always)]
     fn parts<S: Simd, const R: usize, const T: usize>(mut self, s: S) {
         let mut scratch = std::mem::take(self.scratch);
-        scratch.panel.resize(PANEL_ROWS * PART_VECTORS, Line::ZERO);
-        scratch.inputs.resize(PART_VECTORS * T, Line::ZERO);
-        scratch.sums.resize((PANEL_ROWS * self.x.len()).max(scratch.sums.len()), Line::ZERO);
+        scratch.panel.resize(PANEL_ROWS * PART_VECTORS, Lanes::ZERO);
+        scratch.inputs.resize(PART_VECTORS * T, Lanes::ZERO);
+        scratch.sums.resize((PANEL_ROWS * self.x.len()).max(scratch.sums.len()), Lanes::ZERO);
         let vectors = self.x.cols().div_ceil(LANES);
         // Without columns there is one empty part, so that outputs are written.
         for start in (0..vectors.max(1)).step_by(PART_VECTORS) {
@@ -80,7 +80,7 @@ impl<'a, W: Rows<'a>> Panels<'_, '_, W> {
 
     /// Decodes a part of all rows.
     #[inline(always)]
-    fn decode<S: Simd, const R: usize>(&self, s: S, part: Part, panel: &mut [Line]) {
+    fn decode<S: Simd, const R: usize>(&self, s: S, part: Part, panel: &mut [Lanes]) {
         let chunks = part.start * LANES / CHUNK..(part.end * LANES).div_ceil(CHUNK);
         for (group, panel) in panel.as_chunks_mut::<R>().0.chunks_mut(PART_VECTORS).enumerate() {
             for r in 0..R {
@@ -155,7 +155,7 @@ impl<'a, W: Rows<'a>> Panels<'_, '_, W> {
 
     /// Copies a part of the inputs of `T` tokens, the last vector padded with zeros.
     #[inline(always)]
-    fn gather<S: Simd, const T: usize>(&self, s: S, part: Part, first: usize, out: &mut [[Line; T]]) {
+    fn gather<S: Simd, const T: usize>(&self, s: S, part: Part, first: usize, out: &mut [[Lanes; T]]) {
         let cols = part.start * LANES..(part.end * LANES).min(self.x.cols());
         for t in 0..T {
             let (x, rest) = self.x.row(first + t)[cols.clone()].as_chunks();

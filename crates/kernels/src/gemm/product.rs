@@ -101,6 +101,9 @@ impl<'a> Inputs<'a> {
             let blocks = self.cols().div_ceil(ACTIVATION_BLOCK);
             gathered.gather(isa, blocks, (0..self.len()).map(|t| self.quantised(t)));
         }
+        if weights.iter().any(|w| Fp4Matrix::of(w).is_some()) {
+            gathered.gather_fours((0..self.len()).map(|t| self.quantised(t).0));
+        }
     }
 
     #[inline(always)]

@@ -1,19 +1,10 @@
 //! The innermost loops: a few rows of weights against a few tokens, sums in registers.
 
 use super::rows::{CHUNK, Row, Rows};
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Lanes, Simd};
 
 /// The sums of `R` rows and `T` tokens, lanes not yet added up.
 pub(super) type Sums<V, const R: usize, const T: usize> = [[V; T]; R];
-
-/// Sixteen numbers that are a cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Line(pub [f32; LANES]);
-
-impl Line {
-    pub(super) const ZERO: Self = Self([0.0; LANES]);
-}
 
 /// The sums of stored rows and tokens, chunk by chunk in ascending order, the last vector padded with zeros.
 /// All of `x` are as long as a row.
@@ -88,8 +79,8 @@ fn blocks<'a, S: Simd, W: Rows<'a>, const R: usize>(
 #[inline(always)]
 pub(super) fn decoded_tile<S: Simd, const R: usize, const T: usize>(
     s: S,
-    w: &[[Line; R]],
-    x: &[[Line; T]],
+    w: &[[Lanes; R]],
+    x: &[[Lanes; T]],
     mut sums: Sums<S::V, R, T>,
 ) -> Sums<S::V, R, T> {
     for (w_lines, x_lines) in w.iter().zip(x) {

@@ -6,14 +6,14 @@ use cuvier_tensor::PagedRows;
 use cuvier_tensor::formats::FP4_BLOCK;
 
 use super::queries::CodedQueries;
-use super::score::{Lanes, ScoreUnit};
+use super::score::ScoreUnit;
 use super::top_k::TopK;
 use crate::fp4::{Panel, Sink};
-use crate::simd::{LANES, QuadBytes, Simd};
+use crate::simd::{LANES, Lanes, QuadBytes, Simd};
 use crate::{ACTIVATION_BLOCK, IndexKeyCodec};
 
-/// Groups of strips of sixteen keys packed at a time: 10 KiB a strip of each at 128 dimensions, which stay in the first cache level while all
-/// heads of a few tokens meet them.
+/// Groups of strips that are packed at a time. A strip is sixteen keys, 2.4 KiB at 128 dimensions; four with AVX2, eight
+/// with AVX-512 stay in the first cache level while all heads of a few tokens meet them.
 const STRIPS: usize = 4;
 /// FP4 blocks and bytes of codes in a panel.
 const BLOCKS: usize = ACTIVATION_BLOCK / FP4_BLOCK;

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use cuvier_tensor::{MatRef, PagedRows};
 
-use super::score::{Lanes, ScoreUnit};
+use super::score::ScoreUnit;
 use super::top_k::TopK;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Lanes, Simd};
 
 /// Keys decoded at a time: 256 KiB of f32 at 128 dimensions, which stay in the second cache level while all heads
 /// of a few tokens meet them.

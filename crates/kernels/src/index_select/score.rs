@@ -7,16 +7,7 @@ use super::top_k::TopK;
 use super::{Token, Unit, coded, exact};
 use crate::IndexKeyCodec;
 use crate::isa::Vectorized;
-use crate::simd::{LANES, Simd};
-
-/// Sixteen numbers of one cache line.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(super) struct Lanes(pub(super) [f32; LANES]);
-
-impl Lanes {
-    pub(super) const ZERO: Self = Self([0.0; LANES]);
-}
+use crate::simd::Simd;
 
 /// Scores one unit and keeps the best entries of each of its tokens.
 #[derive(Clone, Copy)]

@@ -8,7 +8,7 @@ use cuvier_tensor::{Int8Panel, PANEL_ROWS};
 
 use super::Range;
 use crate::fp4::{Block, BlocksRef};
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Lanes, Simd};
 use crate::{Isa, Vectorized};
 
 /// Strips of sixteen rows, one after the other.
@@ -17,11 +17,6 @@ pub(crate) struct Strips<'a> {
     panels: &'a [Int8Panel],
     first_row: usize,
 }
-
-/// Sixteen numbers of one cache line.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Lanes([f32; LANES]);
 
 thread_local! {
     /// `[tokens, strips]`, kept from one product to the next.
@@ -52,7 +47,7 @@ pub(crate) fn product(isa: Isa, x: BlocksRef<'_>, w: Strips<'_>, rows: Range<usi
     let skipped = rows.start - w.first_row - first * PANEL_ROWS;
     SUMS.with_borrow_mut(|sums| {
         sums.clear();
-        sums.resize(x.tokens() * strips, Lanes([0.0; LANES]));
+        sums.resize(x.tokens() * strips, Lanes::ZERO);
         isa.dispatch(Product { x, panels, strips, sums });
         for (out, sums) in out.chunks_exact_mut(rows.len()).zip(sums.chunks_exact(strips)) {
             let (head, rest) = out.split_at_mut(rows.len().min(LANES - skipped));

@@ -159,10 +159,6 @@ impl Simd for Avx2 {
         intrinsic!(add_product(a, b, c))
     }
     #[inline(always)]
-    fn set_part(self, v: &mut Self::V, part: usize, by: Self::Part) {
-        v[part] = by;
-    }
-    #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> Self::V {
         intrinsic!([_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))])
     }

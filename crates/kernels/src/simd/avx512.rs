@@ -79,10 +79,6 @@ impl Simd for Avx512 {
         self.fma(a, b, c)
     }
     #[inline(always)]
-    fn set_part(self, v: &mut Self::V, _: usize, by: Self::Part) {
-        *v = by;
-    }
-    #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> Self::V {
         intrinsic!(_mm512_loadu_ps(x.as_ptr()))
     }

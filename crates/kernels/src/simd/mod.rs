@@ -7,6 +7,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod lanes;
 mod math;
 mod quads;
 mod scalar;
@@ -19,6 +20,7 @@ use crate::isa::Vectorized;
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
+pub use lanes::Lanes;
 pub use quads::{E2M1_OFFSET, FourBlocks, QuadBytes, Quads};
 pub use scalar::Scalar;
 pub use signed::SignedQuads;
@@ -56,8 +58,6 @@ pub trait Simd: Quads + SignedQuads + Send + Sync + 'static {
     fn store_part(self, v: Self::Part, out: &mut [f32; LANES], part: usize);
     /// `a * b + c`, rounded once, of one register.
     fn fma_part(self, a: Self::Part, b: Self::Part, c: Self::Part) -> Self::Part;
-    /// Replaces register `part` of `v`.
-    fn set_part(self, v: &mut Self::V, part: usize, by: Self::Part);
     /// Sixteen numbers from memory.
     fn load(self, x: &[f32; LANES]) -> Self::V;
     /// Sixteen numbers to memory.

@@ -45,10 +45,6 @@ impl Simd for Scalar {
         self.fma(a, b, c)
     }
     #[inline(always)]
-    fn set_part(self, v: &mut Self::V, _: usize, by: Self::Part) {
-        *v = by;
-    }
-    #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> Self::V {
         *x
     }

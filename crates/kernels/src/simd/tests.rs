@@ -47,16 +47,15 @@ impl Vectorized for Everything<'_> {
         out.extend(bytes.map(|byte| byte as u32));
         out.push(s.sum(a).to_bits());
         out.extend(s.sum_four([a, b, c, s.add(a, b)]).map(f32::to_bits));
-        let (mut v, mut lanes) = (b, x[2]);
+        let (mut copied, mut lanes) = (x[2], x[2]);
         for part in 0..S::PARTS {
             let own = s.load_part(&x[0], part);
-            s.set_part(&mut v, part, own);
+            s.store_part(own, &mut copied, part);
             let sum = s.fma_part(own, s.splat_part(self.0[1]), s.load_part(&x[1], part));
             s.store_part(sum, &mut lanes, part);
         }
         out.extend(lanes.map(f32::to_bits));
-        s.store(v, &mut lanes);
-        out.extend(lanes.map(f32::to_bits));
+        out.extend(copied.map(f32::to_bits));
         out.push(s.max_lane(a).to_bits());
         out.push(s.dot(&self.0[..23], &self.0[25..]).to_bits());
         out
