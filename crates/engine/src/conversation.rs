@@ -42,8 +42,9 @@ impl Conversation {
         request.check(self.door.bounds)?;
         let sequence = self.door.next_sequence();
         let (events, receiver) = mpsc::channel();
-        self.ask(|id, reply| Command::Send { id, sequence, request, events, reply })?;
-        Ok(self.door.stream(sequence, receiver))
+        let listener = Box::new(events);
+        self.ask(|id, reply| Command::Send { id, sequence, request, listener, reply })?;
+        Ok(EventStream::new(self.door.ticket(sequence), receiver))
     }
 
     /// A second conversation with the same history, from here on independent.

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 
 use cuvier_scheduler::Limits;
-use cuvier_types::{Event, SequenceId};
+use cuvier_types::SequenceId;
 
 use crate::request::Bounds;
 use crate::shelf::ConversationId;
 use crate::step::{Command, Reply, StepLoop};
-use crate::{Conversation, EngineError, EventStream, Model, Request};
+use crate::{Conversation, EngineError, EventStream, Listener, Model, Request, Ticket};
 
 /// Starts engines.
 #[derive(Clone, Copy, Debug)]
@@ -80,12 +80,21 @@ impl EngineHandle {
     /// # Errors
     /// If the request is not valid, or the engine has stopped.
     pub fn submit(&self, request: Request) -> Result<EventStream, EngineError> {
+        let (events, receiver) = mpsc::channel();
+        let ticket = self.submit_to(request, events)?;
+        Ok(EventStream::new(ticket, receiver))
+    }
+
+    /// Takes a request whose events `listener` hears.
+    ///
+    /// # Errors
+    /// If the request is not valid, or the engine has stopped.
+    pub fn submit_to(&self, request: Request, listener: impl Listener) -> Result<Ticket, EngineError> {
         request.check(self.door.bounds)?;
         request.check_len(request.prompt.len(), self.door.bounds)?;
         let sequence = self.door.next_sequence();
-        let (events, receiver) = mpsc::channel();
-        self.door.command(Command::Submit { sequence, request, events })?;
-        Ok(self.door.stream(sequence, receiver))
+        self.door.command(Command::Submit { sequence, request, listener: Box::new(listener) })?;
+        Ok(self.door.ticket(sequence))
     }
 
     /// A conversation without history.
@@ -153,7 +162,7 @@ impl Door {
         ConversationId(self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(crate) fn stream(&self, sequence: SequenceId, events: Receiver<Event>) -> EventStream {
-        EventStream::new(sequence, events, self.commands.clone())
+    pub(crate) fn ticket(&self, sequence: SequenceId) -> Ticket {
+        Ticket::new(sequence, self.commands.clone())
     }
 }

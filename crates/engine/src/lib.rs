@@ -32,5 +32,5 @@ pub use error::{EngineError, RequestError, RestoreError};
 pub use handle::{Engine, EngineConfig, EngineHandle};
 pub use model::{Logits, Model, RollbackTooFar};
 pub use request::Request;
-pub use stream::{EventStream, Timeout};
+pub use stream::{EventStream, Listener, Ticket, Timeout};
 pub use transformer::TransformerModel;

@@ -11,15 +11,14 @@ use crate::prefix::PrefixCache;
 use crate::request::Bounds;
 use crate::sampler::Sampler;
 use crate::shelf::{ConversationId, Shelf, Start};
-use crate::{EngineError, Logits, Model, Request};
+use crate::{EngineError, Listener, Logits, Model, Request};
 
 /// What handles ask of the engine thread.
-#[derive(Debug)]
 pub(crate) enum Command {
     Submit {
         sequence: SequenceId,
         request: Request,
-        events: Sender<Event>,
+        listener: Box<dyn Listener>,
     },
     Cancel(SequenceId),
     Open(ConversationId),
@@ -28,7 +27,7 @@ pub(crate) enum Command {
         id: ConversationId,
         sequence: SequenceId,
         request: Request,
-        events: Sender<Event>,
+        listener: Box<dyn Listener>,
         reply: Reply<()>,
     },
     Fork {
@@ -74,7 +73,7 @@ struct Live<S> {
     /// `None` until its first step.
     state: Option<S>,
     sampler: Sampler,
-    events: Sender<Event>,
+    listener: Box<dyn Listener>,
     conversation: Option<ConversationId>,
 }
 
@@ -165,7 +164,7 @@ impl<M: Model> StepLoop<M> {
     }
 
     fn tell(&mut self, sequence: SequenceId, event: Event) {
-        let Some(live) = self.live.get(&sequence) else { return };
+        let Some(live) = self.live.get_mut(&sequence) else { return };
         if let Event::Prefill { done, total } = event
             && done == total
             && live.conversation.is_none()
@@ -178,14 +177,14 @@ impl<M: Model> StepLoop<M> {
                 self.prefixes.keep(&tokens[..total], self.model.fork(state));
             }
         }
-        if live.events.send(event).is_err() {
+        if !live.listener.hear(event) {
             self.cancel(sequence);
         }
     }
 
     /// The conversation has its history back before its caller hears the last event.
     fn leave(&mut self, departed: Departed) {
-        let Some(live) = self.live.remove(&departed.sequence) else { return };
+        let Some(mut live) = self.live.remove(&departed.sequence) else { return };
         // Numbers that made a sequence fail may be in its state.
         let state = live.state.filter(|_| !matches!(departed.event, Event::Failed { .. }));
         match (live.conversation, state) {
@@ -194,7 +193,7 @@ impl<M: Model> StepLoop<M> {
             (None, None) => {}
         }
         // A caller that no longer listens needs no last event.
-        let _ = live.events.send(departed.event);
+        let _ = live.listener.hear(departed.event);
     }
 
     fn cancel(&mut self, sequence: SequenceId) {
@@ -205,10 +204,10 @@ impl<M: Model> StepLoop<M> {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Submit { sequence, request, events } => {
+            Command::Submit { sequence, request, listener } => {
                 let state = self.prefixes.longest(&self.model, &request.prompt);
                 let start = Start { tokens: request.prompt.clone(), state };
-                self.submit(sequence, start, request, events, None);
+                self.submit(sequence, start, request, listener, None);
             }
             Command::Cancel(sequence) => self.cancel(sequence),
             Command::Open(id) => self.shelf.open(id),
@@ -217,9 +216,9 @@ impl<M: Model> StepLoop<M> {
                     self.cancel(sequence);
                 }
             }
-            Command::Send { id, sequence, request, events, reply } => {
+            Command::Send { id, sequence, request, listener, reply } => {
                 let start = self.shelf.begin(&self.model, id, sequence, &request, self.bounds);
-                answer(&reply, start.map(|start| self.submit(sequence, start, request, events, Some(id))));
+                answer(&reply, start.map(|start| self.submit(sequence, start, request, listener, Some(id))));
             }
             Command::Fork { from, to, reply } => answer(&reply, self.shelf.fork(&self.model, from, to)),
             Command::Rollback { id, n_tokens, reply } => {
@@ -241,7 +240,7 @@ impl<M: Model> StepLoop<M> {
         sequence: SequenceId,
         start: Start<M::State>,
         request: Request,
-        events: Sender<Event>,
+        listener: Box<dyn Listener>,
         conversation: Option<ConversationId>,
     ) {
         let computed = start.state.as_ref().map_or(0, M::position);
@@ -255,7 +254,7 @@ impl<M: Model> StepLoop<M> {
             stop_tokens: request.stop_tokens,
         };
         self.scheduler.submit(submission).expect("the door checked what the scheduler asks for");
-        self.live.insert(sequence, Live { state: start.state, sampler, events, conversation });
+        self.live.insert(sequence, Live { state: start.state, sampler, listener, conversation });
         self.tell(sequence, begun);
     }
 

@@ -7,15 +7,59 @@ use cuvier_types::{Event, SequenceId};
 
 use crate::step::Command;
 
+/// Hears the events of one answer, on the engine's thread: it must neither block nor take long. One that is dropped
+/// before it heard a last event belonged to an engine that died.
+pub trait Listener: Send + 'static {
+    /// Takes the next event. False: nobody listens any more, and the answer is cancelled.
+    fn hear(&mut self, event: Event) -> bool;
+}
+
+impl Listener for Sender<Event> {
+    fn hear(&mut self, event: Event) -> bool {
+        self.send(event).is_ok()
+    }
+}
+
+/// An answer under way whose events a [`Listener`] hears. Dropping it cancels the answer within one step.
+#[derive(Debug)]
+pub struct Ticket {
+    sequence: SequenceId,
+    commands: Sender<Command>,
+}
+
+impl Ticket {
+    pub(crate) fn new(sequence: SequenceId, commands: Sender<Command>) -> Self {
+        Self { sequence, commands }
+    }
+
+    /// The sequence that gives the answer.
+    pub fn sequence(&self) -> SequenceId {
+        self.sequence
+    }
+
+    /// Asks for the end within one step; the answer then ends with `Finished`, reason `Cancelled`, unless it came
+    /// to its own end first.
+    pub fn cancel(&self) {
+        // An engine that is gone has cancelled everything.
+        let _ = self.commands.send(Command::Cancel(self.sequence));
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // Of a sequence that has ended, the engine knows nothing any more.
+        self.cancel();
+    }
+}
+
 /// The events of one answer: progress of the prompt, tokens, one last event.
 ///
 /// The first event tells how many tokens of the prompt need not be computed. Dropping the stream cancels the
 /// answer within one step.
 #[derive(Debug)]
 pub struct EventStream {
-    sequence: SequenceId,
+    ticket: Ticket,
     events: Receiver<Event>,
-    commands: Sender<Command>,
     has_ended: bool,
 }
 
@@ -25,20 +69,18 @@ pub struct EventStream {
 pub struct Timeout;
 
 impl EventStream {
-    pub(crate) fn new(sequence: SequenceId, events: Receiver<Event>, commands: Sender<Command>) -> Self {
-        Self { sequence, events, commands, has_ended: false }
+    pub(crate) fn new(ticket: Ticket, events: Receiver<Event>) -> Self {
+        Self { ticket, events, has_ended: false }
     }
 
     /// The sequence that gives the answer.
     pub fn sequence(&self) -> SequenceId {
-        self.sequence
+        self.ticket.sequence()
     }
 
-    /// Asks for the end within one step; the stream then ends with `Finished`, reason `Cancelled`, unless it came
-    /// to its own end first.
+    /// As [`Ticket::cancel`].
     pub fn cancel(&self) {
-        // An engine that is gone has cancelled everything.
-        let _ = self.commands.send(Command::Cancel(self.sequence));
+        self.ticket.cancel();
     }
 
     /// The next event, `None` after the last one; waits no longer than `timeout`.
@@ -71,14 +113,6 @@ impl Iterator for EventStream {
         }
         let event = self.events.recv().unwrap_or_else(|_| engine_died());
         Some(self.note(event))
-    }
-}
-
-impl Drop for EventStream {
-    fn drop(&mut self) {
-        if !self.has_ended {
-            self.cancel();
-        }
     }
 }
 
