@@ -13,6 +13,7 @@ mod interrupt;
 mod logits;
 mod options;
 mod progress;
+mod serve;
 mod session;
 mod synth;
 mod tokenize;
@@ -35,6 +36,8 @@ struct Cli {
 enum Verb {
     /// Talk to a model: once with PROMPT or piped text, else interactively
     Chat(chat::Args),
+    /// Answer requests over HTTP: OpenAI's and Anthropic's APIs, and a web page
+    Serve(serve::Args),
     /// What a model is: parameters, bytes, KV cache, FLOPs; reads headers only
     Inspect(inspect::Args),
     /// Write a random-weight checkpoint of true format
@@ -52,6 +55,7 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Chat(args) => chat::run(args),
+        Verb::Serve(args) => serve::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Synth(args) => synth::run(args),
         Verb::Tokenize(args) => tokenize::run(&args),

@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::control::Control;
 use crate::prompt::Prompt;
 pub use generation::{Generation, Thinking, UnknownEffort, UnknownGeneration};
-pub use message::{Arguments, Content, Message, Part, Role, Tool, ToolCall};
+pub use message::{Arguments, Content, Message, Part, Role, Sampled, SampledText, Tool, ToolCall};
 
 /// Messages in the order they were said.
 #[derive(Clone, Debug, Default, PartialEq)]

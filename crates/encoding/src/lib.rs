@@ -24,11 +24,12 @@ mod tokenizer;
 pub use control::{Control, ControlIds, Task};
 pub use conversation::{
     Arguments, Content, Conversation, ConversationError, Generation, Message, Part, Place, PromptOptions,
-    Role, Thinking, Tool, ToolCall, UnknownEffort, UnknownGeneration, encode_conversation,
+    Role, Sampled, SampledText, Thinking, Tool, ToolCall, UnknownEffort, UnknownGeneration,
+    encode_conversation,
 };
 pub use parser::{
-    ChatEvent, ChatParser, Completion, DsmlInReasoning, Ending, ParsedCall, ParserOptions, ToolSchemas,
-    parse_completion,
+    ChatEvent, ChatParser, Completion, DsmlInReasoning, Ending, ParsedCall, ParserOptions, Section,
+    ToolSchemas, parse_completion,
 };
 pub use prompt::{Prompt, Segment};
 pub use python_json::to_python_json;

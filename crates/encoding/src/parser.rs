@@ -75,6 +75,17 @@ pub enum Ending {
     Cancelled,
 }
 
+/// Which part of an answer is being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// What the model thinks.
+    Reasoning,
+    /// What it says.
+    Content,
+    /// What it calls, and whatever follows.
+    Calls,
+}
+
 /// What the parser has to know about the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParserOptions {
@@ -177,6 +188,17 @@ impl ChatParser {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         matches!(self.phase, Phase::Done)
+    }
+
+    /// Where the next token will be read.
+    #[must_use]
+    pub fn section(&self) -> Section {
+        match self.phase {
+            Phase::Opening if self.options.thinking => Section::Reasoning,
+            Phase::Reasoning => Section::Reasoning,
+            Phase::Opening | Phase::Content => Section::Content,
+            Phase::Calls(_) | Phase::Done => Section::Calls,
+        }
     }
 
     fn read(&mut self, text: &str, events: &mut Vec<ChatEvent>) {

@@ -1,6 +1,7 @@
 //! A prompt: control tokens and text, kept apart until they are token ids.
 
 use crate::control::Control;
+use crate::conversation::SampledText;
 
 /// What the model reads, in order.
 ///
@@ -18,6 +19,8 @@ pub enum Segment {
     Control(Control),
     /// Plain text, never empty, never beside another text.
     Text(String),
+    /// What the model drew, token by token.
+    Sampled(SampledText),
 }
 
 impl Prompt {
@@ -68,6 +71,13 @@ impl Prompt {
         }
     }
 
+    /// Appends what the model drew.
+    pub(crate) fn push_sampled(&mut self, sampled: &SampledText) {
+        if !sampled.tokens.is_empty() {
+            self.segments.push(Segment::Sampled(sampled.clone()));
+        }
+    }
+
     /// Appends a text of the format itself: every `<think>`, `</think>` and `｜DSML｜` in it is the control token.
     pub(crate) fn push_markup(&mut self, mut text: &str) {
         const MARKS: [Control; 3] = [Control::ThinkStart, Control::ThinkEnd, Control::Dsml];
@@ -90,6 +100,12 @@ impl Prompt {
         &self.segments
     }
 
+    /// Whether the model is about to think.
+    #[must_use]
+    pub fn opens_thinking(&self) -> bool {
+        self.segments.last() == Some(&Segment::Control(Control::ThinkStart))
+    }
+
     /// The prompt as one string, for people and for comparison with the official encoder.
     #[must_use]
     pub fn text(&self) -> String {
@@ -98,6 +114,7 @@ impl Prompt {
             .map(|segment| match segment {
                 Segment::Control(control) => control.text(),
                 Segment::Text(text) => text,
+                Segment::Sampled(sampled) => &sampled.text,
             })
             .collect()
     }

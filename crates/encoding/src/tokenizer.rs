@@ -219,6 +219,7 @@ impl Tokenizer {
                     ids.push(self.control.id(*token).ok_or(MissingToken { token: *token })?);
                 }
                 Segment::Text(text) => ids.extend(self.encode_text(text)),
+                Segment::Sampled(sampled) => ids.extend(&sampled.tokens),
             }
         }
         Ok(ids)

@@ -1,5 +1,6 @@
 //! Messages, as they come from JSON.
 
+use cuvier_types::TokenId;
 use serde_json::{Map, Value};
 
 use super::{ConversationError, Place};
@@ -26,6 +27,36 @@ pub struct Message {
     pub task: Option<Task>,
     /// Leaves an assistant's turn open, to be continued.
     pub wo_eos: bool,
+    /// The tokens of an assistant's turn as they were drawn. They stand in the prompt in place of the texts, so that
+    /// it begins with what the model has computed: a text has several spellings in tokens, and clients change the
+    /// white space of arguments.
+    pub sampled: Option<Sampled>,
+}
+
+/// An assistant's turn as it was drawn, without the tokens that close its reasoning and itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sampled {
+    /// Up to the end of the reasoning.
+    pub reasoning: SampledText,
+    /// All that follows it: content and calls.
+    pub answer: SampledText,
+}
+
+impl Sampled {
+    /// Tokens of both parts.
+    #[must_use]
+    pub fn n_tokens(&self) -> usize {
+        self.reasoning.tokens.len() + self.answer.tokens.len()
+    }
+}
+
+/// Tokens, and the text they spell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SampledText {
+    /// What the model reads.
+    pub tokens: Vec<TokenId>,
+    /// What a person reads.
+    pub text: String,
 }
 
 /// Who speaks.
@@ -107,6 +138,7 @@ impl Message {
             response_format: None,
             task: None,
             wo_eos: false,
+            sampled: None,
         }
     }
 
@@ -145,6 +177,7 @@ impl Message {
                 .cloned(),
             task,
             wo_eos: fields.get("wo_eos").is_some_and(is_true_in_python),
+            sampled: None,
         })
     }
 }

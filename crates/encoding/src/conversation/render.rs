@@ -65,7 +65,12 @@ pub(super) fn write_turns(
                 Role::Assistant => {
                     let follows_task = index > 0 && turns[index - 1].task().is_some();
                     if mode.thinks && !follows_task && (!mode.drops_reasoning || is_current) {
-                        prompt.push_text(message.reasoning_content.as_deref().unwrap_or_default());
+                        match &message.sampled {
+                            Some(sampled) => prompt.push_sampled(&sampled.reasoning),
+                            None => {
+                                prompt.push_text(message.reasoning_content.as_deref().unwrap_or_default());
+                            }
+                        }
                         prompt.push_control(Control::ThinkEnd);
                     }
                     write_answer(prompt, message);
@@ -175,7 +180,18 @@ fn write_tools(prompt: &mut Prompt, tools: &[Tool]) {
 
 /// What the assistant said and called, and the end of its turn.
 fn write_answer(prompt: &mut Prompt, message: &Message) {
-    write_content(prompt, &message.content);
+    if let Some(sampled) = &message.sampled {
+        prompt.push_sampled(&sampled.answer);
+    } else {
+        write_content(prompt, &message.content);
+        write_calls(prompt, message);
+    }
+    if !message.wo_eos {
+        prompt.push_control(Control::Eos);
+    }
+}
+
+fn write_calls(prompt: &mut Prompt, message: &Message) {
     if !message.tool_calls.is_empty() {
         prompt.push_markup("\n\n<｜DSML｜tool_calls>\n");
         for call in &message.tool_calls {
@@ -183,9 +199,6 @@ fn write_answer(prompt: &mut Prompt, message: &Message) {
             prompt.push_text("\n");
         }
         prompt.push_markup("</｜DSML｜tool_calls>");
-    }
-    if !message.wo_eos {
-        prompt.push_control(Control::Eos);
     }
 }
 

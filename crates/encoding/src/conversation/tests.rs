@@ -5,7 +5,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Conversation, ConversationError, Generation, PromptOptions, Thinking, encode_conversation};
+use super::{
+    Conversation, ConversationError, Generation, Message, PromptOptions, Role, Sampled, SampledText,
+    Thinking, Tool, encode_conversation,
+};
 use crate::{Control, Segment, Tokenizer};
 
 const EXAMPLES: &str = include_str!("../../../../fixtures/encoding/examples.json");
@@ -333,4 +336,41 @@ proptest! {
             }
         }
     }
+}
+
+/// An assistant's turn with the tokens that were drawn for it.
+fn drawn(reasoning: &[u32], answer: &[u32]) -> Message {
+    let sampled = |tokens: &[u32], text: &str| SampledText {
+        tokens: tokens.iter().copied().map(cuvier_types::TokenId).collect(),
+        text: text.to_owned(),
+    };
+    let mut message = Message::text(Role::Assistant, "what the client made of it");
+    message.reasoning_content = Some("lost".to_owned());
+    message.sampled = Some(Sampled { reasoning: sampled(reasoning, "R"), answer: sampled(answer, "A") });
+    message
+}
+
+#[test]
+fn what_was_drawn_stands_in_place_of_what_the_client_sends_back() {
+    let user = |text| Message::text(Role::User, text);
+    let messages = vec![user("a"), drawn(&[7], &[8, 9]), user("b")];
+    let conversation = Conversation { messages };
+    let prompt = |thinking| {
+        let options = PromptOptions { generation: Generation::Revised0731, thinking };
+        encode_conversation(&conversation, options).unwrap().text()
+    };
+    let head = "<｜begin▁of▁sentence｜><｜User｜>a<｜Assistant｜></think>A<｜end▁of▁sentence｜><｜User｜>b<｜Assistant｜>";
+    assert_eq!(prompt(Thinking::Off), format!("{head}</think>"));
+    // Without tools, old reasoning is left out, drawn or not.
+    assert_eq!(prompt(Thinking::Low), format!("{head}<think>"));
+}
+
+#[test]
+fn with_tools_the_reasoning_that_was_drawn_is_kept() {
+    let mut system = Message::text(Role::System, "");
+    system.tools = vec![Tool { function: json!({"name": "f"}) }];
+    let messages = vec![system, Message::text(Role::User, "a"), drawn(&[7], &[8, 9])];
+    let options = PromptOptions { generation: Generation::Revised0731, thinking: Thinking::Low };
+    let prompt = encode_conversation(&Conversation { messages }, options).unwrap();
+    assert!(prompt.text().ends_with("<think>R</think>A<｜end▁of▁sentence｜>"), "{}", prompt.text());
 }

@@ -1,0 +1,144 @@
+//! What all requests share, and how one of them starts.
+
+use std::sync::Arc;
+
+use cuvier_encoding::{
+    ChatParser, ParserOptions, Prompt, PromptOptions, StopStrings, TextStream, Tokenizer, ToolSchemas,
+    encode_conversation,
+};
+use cuvier_engine::{EngineHandle, Request};
+use cuvier_types::TokenId;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::ask::{Ask, Chat, Subject};
+use crate::generation::{Generation, Progress, Reading, Record, Relay, Usage};
+use crate::metrics::Metrics;
+use crate::recall::{Recall, Transcript};
+use crate::{ApiError, ServerConfig};
+
+/// What all requests share.
+pub struct App {
+    pub(crate) engine: EngineHandle,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) config: ServerConfig,
+    pub(crate) metrics: Metrics,
+    pub(crate) recall: Recall,
+    pub(crate) started: u64,
+    permits: Arc<Semaphore>,
+    stop_tokens: Vec<TokenId>,
+}
+
+/// A prompt, ready to be answered.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    tokens: Vec<TokenId>,
+    reading: Reading,
+    transcript: Transcript,
+}
+
+impl App {
+    /// Takes the engine and what reads and writes its tokens.
+    pub fn new(engine: EngineHandle, tokenizer: Tokenizer, config: ServerConfig) -> Self {
+        let all = (0..tokenizer.vocab_size() as u32).map(TokenId);
+        let stop_tokens = all.filter(|&id| tokenizer.control().ends_answer(id)).collect();
+        Self {
+            permits: Arc::new(Semaphore::new(config.requests_max)),
+            metrics: Metrics::new(),
+            recall: Recall::default(),
+            started: crate::wire::now(),
+            engine,
+            tokenizer,
+            config,
+            stop_tokens,
+        }
+    }
+
+    /// Starts an answer.
+    ///
+    /// # Errors
+    /// If the conversation cannot be written, its prompt leaves no room, or too many requests are under way.
+    pub async fn start(self: &Arc<Self>, ask: Ask) -> Result<Generation, ApiError> {
+        let limit = self.config.requests_max;
+        let permit = self.permits.clone().try_acquire_owned().map_err(|_| ApiError::Busy { limit })?;
+        let measured = self.metrics.begin();
+        let (ask, encoded) = self.encode_aside(ask).await?;
+        let Encoded { tokens, reading, transcript } = encoded;
+        let usage = Usage { prompt: tokens.len(), ..Usage::default() };
+        let call_prefix = match &ask.subject {
+            Subject::Chat(chat) => chat.call_prefix,
+            Subject::Raw(_) => "",
+        };
+        let mut request = Request::new(tokens);
+        request.sampling = ask.sampling;
+        request.max_tokens = ask.max_tokens;
+        request.stop_tokens.clone_from(&self.stop_tokens);
+        let (sender, events) = mpsc::unbounded_channel();
+        let ticket = self.engine.submit_to(request, Relay(sender))?;
+        Ok(Generation {
+            app: self.clone(),
+            ticket,
+            events,
+            reading,
+            stops: StopStrings::new(ask.stop.clone()),
+            stop: ask.stop,
+            call_prefix,
+            scope: ask.scope,
+            transcript,
+            usage,
+            measured,
+            record: Record::default(),
+            queued: Default::default(),
+            progress: Progress::Waiting,
+            _permit: permit,
+        })
+    }
+
+    /// How many tokens the prompt of an ask has.
+    ///
+    /// # Errors
+    /// If the conversation cannot be written.
+    pub async fn count(self: &Arc<Self>, ask: Ask) -> Result<usize, ApiError> {
+        Ok(self.encode_aside(ask).await?.1.tokens.len())
+    }
+
+    /// A long prompt takes seconds to encode, in which other requests must be heard.
+    async fn encode_aside(self: &Arc<Self>, mut ask: Ask) -> Result<(Ask, Encoded), ApiError> {
+        let app = self.clone();
+        let encode = move || app.encode(&mut ask).map(|encoded| (ask, encoded));
+        let encoded = tokio::task::spawn_blocking(encode).await;
+        encoded.map_err(|error| ApiError::Internal(error.to_string()))?
+    }
+
+    fn encode(&self, ask: &mut Ask) -> Result<Encoded, ApiError> {
+        let scope = ask.scope;
+        match &mut ask.subject {
+            Subject::Raw(prompt) => Ok(Encoded {
+                tokens: self.tokens(prompt)?,
+                reading: Reading::Raw(TextStream::new()),
+                transcript: Transcript::default(),
+            }),
+            Subject::Chat(chat) => {
+                let transcript = self.recall.restore(scope, &mut chat.conversation.messages);
+                let prompt = self.prompt(chat)?;
+                let tools = (!chat.tools.is_empty()).then(|| ToolSchemas::new(&chat.tools));
+                let options = ParserOptions::new(prompt.opens_thinking(), tools);
+                Ok(Encoded {
+                    tokens: self.tokens(&prompt)?,
+                    reading: Reading::Chat(Box::new(ChatParser::new(options))),
+                    transcript,
+                })
+            }
+        }
+    }
+
+    fn prompt(&self, chat: &Chat) -> Result<Prompt, ApiError> {
+        let options = PromptOptions { generation: self.config.generation, thinking: chat.applied.thinking };
+        encode_conversation(&chat.conversation, options)
+            .map_err(|error| ApiError::Invalid { message: error.to_string(), param: Some("messages".into()) })
+    }
+
+    fn tokens(&self, prompt: &Prompt) -> Result<Vec<TokenId>, ApiError> {
+        let invalid = |message: String| ApiError::Invalid { message, param: None };
+        self.tokenizer.encode_prompt(prompt).map_err(|error| invalid(error.to_string()))
+    }
+}
