@@ -207,3 +207,35 @@ async fn model(State(shared): State<Shared>, Path(id): Path<String>) -> Answer {
     let id = shared.app.served(&id).ok_or_else(|| ApiError::NotFound(format!("there is no model `{id}`")))?;
     Ok(json_response(&openai::model_entry(&shared.app, &id)))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    /// Paths as `route` and `nest` name them in this file.
+    fn paths_here() -> Vec<String> {
+        let source = include_str!("routes.rs");
+        let code = source.split("#[cfg(test)]").next().unwrap();
+        let named = code.lines().filter_map(|line| line.trim().split_once(".route(\""));
+        named.map(|(_, rest)| rest.split('"').next().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn the_document_describes_every_path_and_no_other() {
+        let document: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+        let described: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
+        let here = paths_here();
+        for path in &here {
+            assert!(
+                described.iter().any(|described| described.ends_with(path.as_str())),
+                "{path} is missing"
+            );
+        }
+        for path in described {
+            assert!(here.iter().any(|here| path.ends_with(here.as_str())), "{path} does not exist");
+        }
+        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    }
+}
