@@ -267,3 +267,102 @@ impl<'a> Input<'a> {
         Ok(u64::from_le_bytes(bytes))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use cuvier_kernels::{EntryCodec, IndexKeyCodec};
+    use cuvier_weights::ModelConfig;
+
+    use super::*;
+    use crate::state::{CompressedGeometry, LayerGeometry};
+
+    /// The geometry of the smaller released model's states, which no weights are needed for.
+    fn flash() -> Geometry {
+        let config = ModelConfig::flash();
+        let kv = KvFormat::Fp8;
+        let entry_bytes =
+            EntryCodec { format: kv, head_dim: config.head_dim, rope_dim: config.qk_rope_head_dim }
+                .row_bytes();
+        let key_bytes = IndexKeyCodec { format: kv, dim: config.index_head_dim }.row_bytes();
+        let layer = |&ratio: &usize| {
+            let overlap = ratio == 4;
+            let row_len = |dim: usize| if overlap { 4 * dim } else { 2 * dim };
+            let index = overlap.then(|| (row_len(config.index_head_dim), key_bytes));
+            let pending_len = row_len(config.head_dim);
+            let compressed = (ratio > 0).then_some(CompressedGeometry { ratio, overlap, pending_len, index });
+            LayerGeometry { entry_bytes, compressed }
+        };
+        let layers = config.compress_ratios.iter().map(layer).collect();
+        let mtp = Some(LayerGeometry { entry_bytes, compressed: None });
+        Geometry { fingerprint: 7, kv, sliding_window: config.sliding_window, layers, mtp }
+    }
+
+    /// Rows that are all different, as if so many tokens had been computed.
+    fn filled(position: usize) -> SequenceState {
+        let mut state = SequenceState::new(flash());
+        let bytes = |len: usize, row: usize| {
+            (0..len).map(|i| (i * 7 + row * 31 + row / 256) as u8).collect::<Vec<_>>()
+        };
+        let floats = |len: usize, row: usize| (0..len).map(|i| (i * 3 + row) as f32).collect::<Vec<_>>();
+        let SequenceState { layers, mtp, geometry, .. } = &mut state;
+        for (layer, geometry) in layers.iter_mut().chain(mtp).zip(geometry.layers.iter().chain(&geometry.mtp))
+        {
+            layer.window = PagedRows::new(geometry.entry_bytes, position.saturating_sub(159));
+            (layer.window.range().start..position)
+                .for_each(|row| layer.window.extend(&bytes(geometry.entry_bytes, row)));
+            let Some((past, geometry)) = layer.compressed.as_mut().zip(geometry.compressed.as_ref()) else {
+                continue;
+            };
+            let start = geometry.pending_start(position.saturating_sub(32));
+            past.pending = PagedRows::new(geometry.pending_len, start);
+            (start..position).for_each(|row| past.pending.extend(&floats(geometry.pending_len, row)));
+            (0..position / geometry.ratio)
+                .for_each(|row| past.entries.extend(&bytes(past.entries.row_len(), row)));
+            if let Some(index) = &mut past.index {
+                index.pending = PagedRows::new(index.pending.row_len(), start);
+                (start..position).for_each(|row| index.pending.extend(&floats(index.pending.row_len(), row)));
+                (0..position / geometry.ratio)
+                    .for_each(|row| index.keys.extend(&bytes(index.keys.row_len(), row)));
+            }
+        }
+        state.position = position;
+        state
+    }
+
+    #[test]
+    fn a_state_of_true_width_is_cut_and_assembled() {
+        let geometry = flash();
+        for position in [130, 16_384, 16_421] {
+            let state = filled(position);
+            let n_segments = position / SEGMENT_TOKENS;
+            let begun = Instant::now();
+            let (segments, tail) = (state.segments(0..n_segments), state.tail());
+            let cut = begun.elapsed();
+            let parts: Vec<&[u8]> = segments.chunks(segments.len() / n_segments).collect();
+            let begun = Instant::now();
+            let back = SequenceState::new(geometry.clone()).assemble(parts, &tail).expect("they fit");
+            println!(
+                "{position} tokens: a segment has {} bytes, the tail {}; cut in {cut:?}, assembled in {:?}; in memory \
+                 {} bytes, of which {} are not the past's, slim {}",
+                segments.len() / n_segments,
+                tail.len(),
+                begun.elapsed(),
+                state.bytes(),
+                own_bytes(&state),
+                own_bytes(&state.at(position).expect("it is there")),
+            );
+            assert!(back.save() == state.save(), "{position} tokens");
+        }
+    }
+
+    /// Bytes of pages that states of other positions do not share.
+    fn own_bytes(state: &SequenceState) -> usize {
+        let past = state.layers.iter().filter_map(|layer| layer.compressed.as_ref());
+        let past = past.map(|past| {
+            past.entries.capacity() + past.index.as_ref().map_or(0, |index| index.keys.capacity())
+        });
+        state.bytes() - past.sum::<usize>()
+    }
+}

@@ -86,6 +86,12 @@ impl SequenceState {
         Some(state)
     }
 
+    /// Gives up what is held for longer rollbacks than [`ROLLBACK_MAX`].
+    pub fn settle(&mut self) {
+        self.held_from = usize::MAX;
+        self.release_before(self.position.saturating_sub(ROLLBACK_MAX));
+    }
+
     /// Tells the address and the bytes of every page of memory that forks may share, and returns the bytes that are
     /// this state's alone.
     pub fn memory(&self, page: &mut dyn FnMut(usize, usize)) -> usize {

@@ -124,6 +124,9 @@ fn a_chunk_that_is_held_can_be_taken_back_to_any_place_within_it() {
         assert!(back.save() == ahead.save(), "gone on from {end}");
     }
     assert!(warm.at(300 - ROLLBACK_MAX).is_none() && warm.at(701).is_none());
+    let mut settled = warm.clone();
+    settled.settle();
+    assert_eq!((settled.rollback_max(), warm.rollback_max()), (ROLLBACK_MAX, 399));
     append(&model, &mut warm, 700..701);
     assert_eq!(warm.rollback_max(), ROLLBACK_MAX, "what was held goes with the next step");
 }
