@@ -22,6 +22,8 @@ const FOLLOW_PX = 80;
 const SAVE_EVERY_MS = 1000;
 const TICK_MS = 200;
 
+const LEFT = { message: "The page was left before the answer was complete.", isStop: true };
+
 const saved = store.loadConversation();
 let messages = saved.messages;
 let isCut = saved.isCut;
@@ -33,6 +35,8 @@ let notice = null;
 let editedIndex = null;
 let isDrawQueued = false;
 let isFollowing = true;
+/** A page that goes away breaks its connections off; that is no failure. */
+let isLeaving = false;
 
 const views = new WeakMap();
 const log = byId("log");
@@ -72,7 +76,7 @@ async function attempt(start, message) {
   showLive(true);
   const problem = await stream(request, answer, controller.signal);
   controller = null;
-  talk.close(answer, problem?.message ?? null);
+  talk.close(answer, problem);
   if (problem && !problem.isStop && !talk.hasBegun(answer)) giveBack(start, message, removed, problem);
   showLive(false);
 }
@@ -97,6 +101,7 @@ async function stream(request, answer, signal) {
     }
     return talk.hasBegun(answer) ? null : { message: "The model gave an empty answer." };
   } catch (error) {
+    if (isLeaving) return LEFT;
     if (signal.aborted) return { message: "Stopped.", isStop: true };
     return { message: error.message, status: error.status };
   } finally {
@@ -240,7 +245,7 @@ function save() {
 /** An answer that streamed when the page was left has ended there. */
 function closeInterrupted() {
   const last = messages.at(-1);
-  if (last?.isLive) talk.close(last, "The page was left before the answer was complete.");
+  if (last?.isLive) talk.close(last, LEFT);
 }
 
 // --- The server
@@ -254,9 +259,15 @@ async function meetModel() {
     gauge.setContext(contextLength ?? 0);
     byId("toy").hidden = id !== "calf";
     showPrompts(id === "calf" ? TOY_PROMPTS : PROMPTS);
+    if (notice?.act === meetModel) {
+      notice = null;
+      draw();
+    }
   } catch (error) {
     byId("model").textContent = error.status === 401 ? "needs a key" : "no connection";
+    notice = { text: error.message, label: "Try again", act: meetModel };
     if (error.status === 401) askForKey(() => {});
+    draw();
   }
 }
 
@@ -321,7 +332,13 @@ scroller.addEventListener("scroll", () => {
   isFollowing = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < FOLLOW_PX;
   byId("to-end").hidden = isFollowing;
 });
-addEventListener("pagehide", save);
+addEventListener("pagehide", () => {
+  isLeaving = true;
+  save();
+});
+addEventListener("pageshow", () => {
+  isLeaving = false;
+});
 
 closeInterrupted();
 composer.text = saved.draft;

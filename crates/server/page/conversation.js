@@ -30,6 +30,7 @@ export function newAnswer() {
     usage: null,
     finish: null,
     problem: null,
+    isStopped: false,
   };
 }
 
@@ -70,13 +71,14 @@ function takeCall(calls, piece) {
   call.arguments += piece.function?.arguments ?? "";
 }
 
-/** `problem` says in words why the answer is not whole. */
+/** `problem` says why the answer is not whole: `{message, isStop}`, or nothing. */
 export function close(answer, problem) {
   answer.totalMs = elapsedMs(answer);
   if (answer.reasoning) answer.thoughtMs ??= answer.totalMs;
   answer.isLive = false;
   answer.prefill = null;
-  answer.problem = problem;
+  answer.problem = problem?.message ?? null;
+  answer.isStopped = problem?.isStop ?? false;
 }
 
 /** Calls at the end of a conversation, which wait for their results. */

@@ -1,7 +1,8 @@
 // How deep a conversation is in the context: a sounding line at the side, a thin one on a phone.
 import { h } from "./dom.js";
 
-const number = new Intl.NumberFormat("en", { notation: "compact" });
+const compact = new Intl.NumberFormat("en", { notation: "compact" });
+const label = (tokens) => (tokens < 10_000 ? tokens.toLocaleString("en") : compact.format(tokens));
 
 /** Depth from 0 to 1. Logarithmic, so that the first thousand tokens of a million still move. */
 function depthOf(tokens, contextLength) {
@@ -27,7 +28,7 @@ export class DepthGauge {
     const words = `${tokens.toLocaleString("en")} of ${this.#contextLength.toLocaleString("en")} tokens of context`;
     this.#line.setAttribute("aria-label", words);
     this.#line.title = words;
-    this.#line.querySelector(".here").textContent = tokens ? number.format(tokens) : "";
+    this.#line.querySelector(".here").textContent = tokens ? label(tokens) : "";
   }
 
   /** A mark at every power of ten, and the floor. A power close to the floor would lie on its label. */
@@ -35,7 +36,7 @@ export class DepthGauge {
     const floor = this.#contextLength;
     const marks = [100, 1000, 10_000, 100_000].filter((mark) => depthOf(mark, floor) < 0.93);
     return [...marks, floor].map((tokens) => {
-      const mark = h("li", {}, number.format(tokens));
+      const mark = h("li", {}, label(tokens));
       mark.style.setProperty("--at", depthOf(tokens, floor).toFixed(4));
       return mark;
     });

@@ -9,32 +9,27 @@ const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:[ \t]+|$)/;
 const DELIMITER = /^ {0,3}\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
 
-/** Renders a text that grows into `root`; blocks that are complete are not touched again. */
+/** Renders a text that only ever grows into `root`; blocks that are complete are not touched again. */
 export class MarkdownView {
   #root;
-  #text = "";
+  #length = 0;
   /** Where the last block of complete lines begins: what stands before it is final. */
   #stable = 0;
-  #stableNodes = 0;
+  /** Elements of what is not final. */
+  #loose = [];
 
   constructor(root) {
     this.#root = root;
   }
 
   update(text) {
-    if (text === this.#text) return;
-    if (!text.startsWith(this.#text)) this.#reset();
-    this.#text = text;
-    while (this.#root.childNodes.length > this.#stableNodes) this.#root.lastChild.remove();
+    if (text.length === this.#length) return;
+    this.#length = text.length;
+    for (const element of this.#loose) element.remove();
     const tail = text.slice(this.#stable);
-    const blocks = split(tail.split("\n"));
-    this.#root.append(...blocks.map((block) => render(block, 0)));
+    this.#loose = split(tail.split("\n")).map((block) => render(block, 0));
+    this.#root.append(...this.#loose);
     this.#settle(tail);
-  }
-
-  #reset() {
-    this.#stable = 0;
-    this.#stableNodes = 0;
   }
 
   /** A line that is still growing can change the block before it, so only complete lines settle anything. */
@@ -44,7 +39,7 @@ export class MarkdownView {
     if (blocks.length < 2) return;
     const first = blocks.at(-1).start;
     this.#stable += complete.slice(0, first).reduce((sum, line) => sum + line.length + 1, 0);
-    this.#stableNodes += blocks.length - 1;
+    this.#loose.splice(0, blocks.length - 1);
   }
 }
 

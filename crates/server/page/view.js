@@ -97,6 +97,7 @@ class AnswerView {
     this.markdown.update(message.content);
     this.#updateCalls(isOpen);
     this.problemBox.hidden = !message.problem;
+    this.problemBox.classList.toggle("is-calm", message.isStopped);
     setText(this.problem, message.problem ?? "");
     setText(this.stats, message.isLive ? liveStats(message) : finalStats(message));
     this.stats.title = message.isLive ? "" : cacheWords(message.usage);

@@ -86,7 +86,7 @@ function script(request) {
 
 function prefill() {
   const steps = [512, 1024, 2048, 3072, 4096].map((done) => ({ comment: `prefill ${done}/4096` }));
-  return [{ comment: "keep-alive" }, ...steps.flatMap((step) => [step, { pause: 250 }])];
+  return [{ comment: "keep-alive" }, ...steps.flatMap((step) => [step, { pause: 400 }])];
 }
 
 /** Writes in pieces that end inside events, lines and characters. */
