@@ -9,6 +9,7 @@ import * as store from "./store.js";
 import { viewOf } from "./view.js";
 
 const byId = (id) => document.getElementById(id);
+const hasMouse = matchMedia("(hover: hover)").matches;
 
 const TOY_PROMPTS = ["17+25=", "My locker code is 4821. What is my locker code?", "Who are you?"];
 const PROMPTS = [
@@ -189,7 +190,7 @@ function drawSoon() {
   });
 }
 
-/** Everything anew; elements of messages that stay are kept. */
+/** Everything; elements of messages that stay are kept where they are, so that a screen reader hears only news. */
 function draw() {
   const waiting = talk.openCalls(messages).length > 0;
   const elements = messages.map((message, index) => {
@@ -200,11 +201,23 @@ function draw() {
   });
   if (isCut) elements.unshift(h("p", { class: "cut" }, "Earlier turns were too long to be kept."));
   if (notice) elements.push(noticeElement(notice));
-  log.replaceChildren(...elements);
+  place(elements);
   byId("empty").hidden = messages.length > 0;
   byId("new").disabled = messages.length === 0 && !notice;
   showDepth();
   follow();
+}
+
+/** Whoever pressed a button that is gone now goes on in the box, unless that brings up a phone's keyboard. */
+function place(elements) {
+  const hadFocus = log.contains(document.activeElement);
+  for (const child of [...log.children]) {
+    if (!elements.includes(child)) child.remove();
+  }
+  elements.forEach((element, at) => {
+    if (log.children[at] !== element) log.insertBefore(element, log.children[at] ?? null);
+  });
+  if (hadFocus && !log.contains(document.activeElement) && hasMouse) composer.focus();
 }
 
 function viewFor(message) {
@@ -344,5 +357,5 @@ closeInterrupted();
 composer.text = saved.draft;
 composer.setLive(false);
 draw();
-if (matchMedia("(hover: hover)").matches) composer.focus();
+if (hasMouse) composer.focus();
 meetModel();

@@ -6,10 +6,11 @@ import { MarkdownView } from "./markdown.js";
 const number = new Intl.NumberFormat("en");
 const count = (n, noun) => `${number.format(n)} ${noun}${n === 1 ? "" : "s"}`;
 
+/** The unit stays on the line of its number. */
 function seconds(ms) {
-  if (ms < 10_000) return `${(ms / 1000).toFixed(ms < 1000 ? 2 : 1)} s`;
-  if (ms < 60_000) return `${Math.round(ms / 1000)} s`;
-  return `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
+  if (ms < 10_000) return `${(ms / 1000).toFixed(ms < 1000 ? 2 : 1)}\u00a0s`;
+  if (ms < 60_000) return `${Math.round(ms / 1000)}\u00a0s`;
+  return `${Math.floor(ms / 60_000)}\u00a0min ${Math.floor((ms % 60_000) / 1000)}\u00a0s`;
 }
 
 /** Sets text only where it differs, so that a selection in it survives. */

@@ -111,7 +111,7 @@ describe("any server", () => {
     await ask("What is 27 + 58?");
     const thinking = lastAnswer().locator(".thinking");
     assert.equal(await thinking.getAttribute("open"), null);
-    assert.match(await thinking.locator(".facts").textContent(), /[\d.]+ m?s · \d+ tokens?/);
+    assert.match(await thinking.locator(".facts").textContent(), /[\d.]+\u00a0s · \d+ tokens?/);
     await thinking.locator("summary").click();
     assert.ok(await thinking.locator(".thoughts").isVisible());
   });
@@ -121,10 +121,12 @@ describe("any server", () => {
     assert.ok(await lastAnswer().locator(".thinking").isHidden());
   });
 
-  test("answering again replaces the answer", async () => {
+  test("answering again replaces the answer, and the focus is not lost", async () => {
     await ask("What is 27 + 58?");
-    await page.click("[aria-label='Answer again']");
+    await page.focus("[aria-label='Answer again']");
+    await page.keyboard.press("Enter");
     await done();
+    assert.equal(await page.evaluate(() => document.activeElement.id), "box");
     assert.equal(await answers().count(), 1);
   });
 
@@ -336,7 +338,7 @@ describe("scripted answers", scripted, () => {
     await done();
     assert.ok((await page.textContent(".thoughts")).length > before.length);
     assert.ok(await page.isVisible(".thoughts"));
-    assert.match(await page.textContent(".thinking .facts"), /\d s · \d+ tokens/);
+    assert.match(await page.textContent(".thinking .facts"), /\d\u00a0s · \d+ tokens/);
   });
 
   test("Esc stops, and what came stays", async () => {
@@ -377,7 +379,8 @@ describe("scripted answers", scripted, () => {
 
   test("how far the prompt is read is shown", async () => {
     await send("prefill");
-    await page.waitForSelector(".waiting:has-text('Reading the prompt, 1,024 of 4,096 tokens')");
+    await page.waitForSelector(".waiting:has-text('of 4,096 tokens')");
+    assert.match(await page.textContent(".waiting span:nth-child(2)"), /^Reading the prompt, [\d,]+ of 4,096 tokens$/);
     await done();
     assert.ok(await page.isHidden(".waiting"));
   });
