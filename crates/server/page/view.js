@@ -224,11 +224,20 @@ function finalStats(message) {
   return facts.filter(Boolean).join(" · ");
 }
 
-/** The first token is the prompt's work, so it is left out of both sides. */
-function speed(tokens, message) {
-  const ms = elapsedMs(message) - message.firstMs;
-  if (tokens < 2 || ms < 1) return null;
-  const perSecond = ((tokens - 1) * 1000) / ms;
+/** What is shorter says more about how packets were gathered on the way than about the model. */
+const MEASURABLE_MS = 100;
+
+/**
+ * The first token is the prompt's work, so it is left out of both sides; except in an answer too short to measure
+ * so, whose rate is that of the whole time.
+ */
+function speed(count, message) {
+  const afterFirstMs = elapsedMs(message) - message.firstMs;
+  const isMeasurable = afterFirstMs >= MEASURABLE_MS;
+  const tokens = isMeasurable ? count - 1 : count;
+  const ms = isMeasurable ? afterFirstMs : elapsedMs(message);
+  if (tokens < 1 || ms < 1) return null;
+  const perSecond = (tokens * 1000) / ms;
   return `${perSecond < 100 ? perSecond.toFixed(1) : number.format(Math.round(perSecond))} tokens/s`;
 }
 
