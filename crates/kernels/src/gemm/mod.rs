@@ -23,7 +23,7 @@ pub(crate) mod reference;
 pub(crate) mod tests;
 
 /// Products for which a second thread is worth waking.
-pub(crate) const MIN_PRODUCTS: usize = 1 << 17;
+pub(crate) const MIN_PRODUCTS: usize = 1 << 15;
 
 /// Matrix product: `out[t, r] = sum over i of w[r, i] * x[t, i]`.
 ///

@@ -25,7 +25,7 @@ const AHEAD: usize = 2;
 const TOKENS: usize = 32;
 
 /// Fewer products than this are not worth a second thread.
-const PRODUCTS_PER_TASK_MIN: usize = 1 << 17;
+const PRODUCTS_PER_TASK_MIN: usize = 1 << 14;
 
 /// Rows of weights, packed as they are multiplied: tile by tile, and in a tile one vector of each row after the
 /// other. Rows and columns that a tile lacks are zeros.
