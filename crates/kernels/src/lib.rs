@@ -40,7 +40,7 @@ mod testing;
 
 pub use attention::{AttentionConfig, AttentionSegment, Entries, attention};
 pub use compressor::{CompressorShape, compress, compressor_rows};
-pub use compute::{Compute, DisjointRows, Lent};
+pub use compute::{Compute, DisjointRows, Lent, Number};
 pub use elementwise::{add, replicate, scale};
 pub use embedding::embed;
 pub use entry::{
