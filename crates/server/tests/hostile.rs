@@ -215,6 +215,16 @@ fn who_comes_to_a_full_queue_is_told_when_to_come_again() {
 }
 
 #[test]
+fn a_request_that_no_queue_could_hold_is_refused_for_good() {
+    let server = Server::with(|setup| setup.server.requests_max = 4);
+    let mut request = chat("x");
+    request["n"] = json!(8);
+    assert_eq!(server.post(CHAT, &request).status, 400, "trying again would not help");
+    let request = json!({"prompt": ["a", "b", "c"], "n": 2, "max_tokens": 1});
+    assert_eq!(server.post("/v1/completions", &request).status, 400);
+}
+
+#[test]
 fn a_request_that_waits_too_long_is_told_so() {
     let server = Server::with(|setup| {
         setup.server.queue_timeout = Duration::from_millis(200);

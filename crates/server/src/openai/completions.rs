@@ -30,6 +30,7 @@ pub(crate) async fn answer(
     let app = shared.app;
     let body = read_json(&app, request).await?;
     let wanted = read(&app, &body, caller)?;
+    app.check_n_answers(wanted.asks.len())?;
     let mut choices = Vec::with_capacity(wanted.asks.len());
     for (ask, echo) in wanted.asks {
         let logprobs = ask.sampling.logprobs.is_some();
