@@ -53,6 +53,19 @@ impl App {
         }
     }
 
+    /// Checks that one request does not want more answers than there can ever be room for.
+    ///
+    /// # Errors
+    /// If it does: trying again would not help.
+    pub(crate) fn check_n_answers(&self, n: usize) -> Result<(), ApiError> {
+        let max = self.config.requests_max;
+        if n <= max {
+            Ok(())
+        } else {
+            Err(ApiError::field("n", format!("asks for {n} answers, at most {max}")))
+        }
+    }
+
     /// Starts an answer.
     ///
     /// # Errors

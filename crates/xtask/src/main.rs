@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod conformance;
 mod emulate;
 mod fixtures;
 mod load;
@@ -39,6 +40,8 @@ enum Command {
     Peers(peers::Args),
     /// Put a server under load, under attack and to death, and report what it did.
     Load(load::Args),
+    /// Try real clients against a running server; needs Python, Node and their package registries.
+    Conformance(conformance::Args),
     /// Run tests on an emulated CPU with AVX-512; needs Debian packages, which it names, and minutes of one core.
     Emulate(emulate::Args),
 }
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         Command::Mutants { only, list } => mutants::run(&root, only.as_deref(), list),
         Command::Peers(args) => peers::run(&root, &args),
         Command::Load(args) => load::run(&root, &args),
+        Command::Conformance(args) => conformance::run(&root, &args),
         Command::Emulate(args) => emulate::run(&root, &args),
     }
 }
