@@ -2,12 +2,13 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cuvier_encoding::Generation;
-use cuvier_engine::{Engine, EngineConfig, TransformerModel};
+use cuvier_engine::{CacheConfig, DiskCache, Engine, EngineConfig, TransformerModel};
 use cuvier_server::{App, ServerConfig};
 use cuvier_types::Bytes;
 
@@ -39,6 +40,15 @@ pub struct Args {
     /// Answers under way and waiting, together; further requests are refused with 429
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     queue: u16,
+    /// Memory for what was computed of earlier prompts, besides what answers under way need; 0 keeps nothing
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
+    cache_memory: Bytes,
+    /// Folder that keeps what was computed of prompts beyond a restart; it holds their tokens
+    #[arg(long, value_name = "FOLDER")]
+    cache_dir: Option<PathBuf>,
+    /// Most that the folder may hold
+    #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = parse_size, requires = "cache_dir")]
+    cache_disk: Bytes,
     /// Origin whose web pages may use the server; may be given several times
     #[arg(long, value_name = "ORIGIN")]
     cors: Vec<String>,
@@ -82,6 +92,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let engine_config = EngineConfig {
         sequences_max: usize::from(args.slots),
         context_max: args.context.map(|n| n as usize),
+        cache: CacheConfig {
+            memory_bytes: args.cache_memory.0,
+            disk: args.cache_dir.clone().map(|dir| DiskCache { dir, bytes_max: args.cache_disk.0 }),
+        },
         ..EngineConfig::default()
     };
     let engine = Engine::start(model, engine_config)?;

@@ -1,5 +1,7 @@
 //! What can go wrong at the engine's door.
 
+use std::path::PathBuf;
+
 use cuvier_types::TokenId;
 
 /// Why the engine did not do what was asked.
@@ -11,6 +13,9 @@ pub enum EngineError {
     /// A saved conversation cannot be restored.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// The cache cannot be opened.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// The configuration leaves the engine no room to work.
     #[error("engine config: `{name}` must be at least 1")]
     ZeroLimit {
@@ -34,6 +39,28 @@ pub enum EngineError {
         /// Tokens of the conversation.
         have: usize,
     },
+}
+
+/// Why the cache cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// Another process has the folder.
+    #[error("cache: {} is in use by another process; give each its own folder", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder cannot be used.
+    #[error("cache: {}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The operating system refused a thread.
+    #[error("cache: starting a thread")]
+    Thread(#[source] std::io::Error),
 }
 
 /// Why a request is refused.

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use cuvier_scheduler::Limits;
 use cuvier_types::SequenceId;
 
+use crate::cache::{Cache, CacheConfig, CacheStats, Counters, open_disk};
 use crate::request::Bounds;
 use crate::shelf::ConversationId;
 use crate::step::{Command, Reply, StepLoop};
@@ -18,7 +19,7 @@ use crate::{Conversation, EngineError, EventStream, Listener, Model, Request, Ti
 pub struct Engine;
 
 /// Resources and policy of one engine. None of it changes an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
     /// Tokens computed in one step, over all sequences. Smaller steps let other sequences in sooner, larger ones
     /// read prompts faster.
@@ -27,13 +28,13 @@ pub struct EngineConfig {
     pub sequences_max: usize,
     /// Tokens of one sequence; `None`, and anything above it, means the model's own limit.
     pub context_max: Option<usize>,
-    /// States of earlier requests kept for prompts that begin alike; 0 keeps none.
-    pub prefixes_max: usize,
+    /// States of earlier requests kept for prompts that begin alike.
+    pub cache: CacheConfig,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { batch_tokens_max: 512, sequences_max: 8, context_max: None, prefixes_max: 8 }
+        Self { batch_tokens_max: 512, sequences_max: 8, context_max: None, cache: CacheConfig::default() }
     }
 }
 
@@ -41,10 +42,10 @@ impl Engine {
     /// Hands the model to a new engine thread.
     ///
     /// # Errors
-    /// If a limit is 0, or no thread can be had.
+    /// If a limit is 0, the cache's folder cannot be used, or no thread can be had.
     pub fn start<M: Model>(model: M, config: EngineConfig) -> Result<EngineHandle, EngineError> {
         let context_max = config.context_max.map_or(model.context_max(), |max| max.min(model.context_max()));
-        let EngineConfig { batch_tokens_max, sequences_max, prefixes_max, .. } = config;
+        let EngineConfig { batch_tokens_max, sequences_max, cache, .. } = config;
         let limits = [
             ("batch_tokens_max", batch_tokens_max),
             ("sequences_max", sequences_max),
@@ -56,12 +57,18 @@ impl Engine {
         let bounds = Bounds { vocab_size: model.vocab_size(), context_max };
         let limits = Limits { batch_tokens_max, sequences_max, context_max };
         let (commands, receiver) = mpsc::channel();
+        let counters = Arc::new(Counters::default());
+        let disk = open_disk::<M>(&cache, &counters)?;
+        let pings = commands.clone();
+        // An engine that is gone needs no ping.
+        let ping = Arc::new(move || _ = pings.send(Command::Restored));
+        let cache = Cache::new(&model, cache.memory_bytes, disk, ping, counters.clone())?;
         let thread = std::thread::Builder::new()
             .name("cuvier-engine".to_owned())
-            .spawn(move || StepLoop::new(model, bounds, limits, prefixes_max).run(&receiver))
+            .spawn(move || StepLoop::new(model, bounds, limits, cache).run(&receiver))
             .map_err(EngineError::Thread)?;
         let door = Door { commands, bounds, next_id: Arc::new(AtomicU64::new(0)) };
-        Ok(EngineHandle { door, thread: Some(thread) })
+        Ok(EngineHandle { door, counters, thread: Some(thread) })
     }
 }
 
@@ -71,6 +78,7 @@ impl Engine {
 #[derive(Debug)]
 pub struct EngineHandle {
     door: Door,
+    counters: Arc<Counters>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -116,6 +124,11 @@ impl EngineHandle {
     /// The most tokens a sequence may have here, prompt and answer together.
     pub fn context_max(&self) -> usize {
         self.door.bounds.context_max
+    }
+
+    /// What the cache holds and has done; it does not wait for the engine's thread.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.counters.read()
     }
 
     /// Tokens of the model's vocabulary.

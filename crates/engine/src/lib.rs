@@ -3,8 +3,8 @@
 //! Door: [`Engine::start`] takes a [`Model`] and gives an [`EngineHandle`]; [`EngineHandle::submit`] takes a
 //! [`Request`] and gives an [`EventStream`]; [`EngineHandle::open`] gives a [`Conversation`] that remembers.
 //!
-//! **Invariant:** one thread per engine owns the model and every state; the handle's channel is the only way
-//! across. Several engines live in one process without knowing of each other.
+//! **Invariant:** one thread per engine owns the model and the state of every sequence; the handle's channel is the
+//! only way across, but for forks that the cache writes and reads on threads of its own. Several engines live in one process without knowing of each other.
 //! **Invariant:** the tokens of an answer are a function of its prompt and its [`SamplingParams`] alone: not of
 //! other sequences, of chunks, of forks, of cached prefixes, nor of what was saved and restored.
 //! **Invariant:** every stream ends with exactly one last event; a sequence that fails, fails alone.
@@ -14,11 +14,13 @@
 
 #![forbid(unsafe_code)]
 
+mod cache;
+mod checksum;
 mod conversation;
 mod error;
 mod handle;
+mod keep;
 mod model;
-mod prefix;
 mod request;
 pub mod sampler;
 mod saved;
@@ -27,8 +29,9 @@ mod step;
 mod stream;
 mod transformer;
 
+pub use cache::{CacheConfig, CacheStats, DiskCache};
 pub use conversation::Conversation;
-pub use error::{EngineError, RequestError, RestoreError};
+pub use error::{CacheError, EngineError, RequestError, RestoreError};
 pub use handle::{Engine, EngineConfig, EngineHandle};
 pub use model::{Logits, Model, RollbackTooFar};
 pub use request::Request;

@@ -1,5 +1,7 @@
 //! What the engine asks of a model.
 
+use std::ops::Range;
+
 use cuvier_types::Batch;
 
 /// A model as the engine sees it: it turns batches into logits, and knows how to handle its own states.
@@ -18,7 +20,8 @@ pub trait Model: Send + 'static {
     /// The state of a sequence without tokens.
     fn new_state(&self) -> Self::State;
 
-    /// A second state equal to the first; cheap, since memory is shared until one of them grows.
+    /// A second state equal to the first; cheap, since memory is shared until one of them grows. What the first was
+    /// asked to hold, the second need not.
     fn fork(&self, state: &Self::State) -> Self::State;
 
     /// Tokens in a state.
@@ -38,6 +41,34 @@ pub trait Model: Send + 'static {
     /// # Errors
     /// If the bytes are not a whole state of this model.
     fn restore(&self, bytes: &[u8]) -> Result<Self::State, Self::Error>;
+
+    /// A number that differs between models whose states must not be mixed, and changes when the same model comes to
+    /// compute other bits.
+    fn identity(&self) -> u64;
+
+    /// Asks a state to keep, through the next step, what it takes to be [`Model::at`] any place from `position` on.
+    fn hold_from(state: &mut Self::State, position: usize);
+
+    /// The state that this one was when it had `position` tokens, without what only a rollback would need. `None`: what
+    /// that takes is gone; what it takes to be where it is never is.
+    fn at(state: &Self::State, position: usize) -> Option<Self::State>;
+
+    /// Tells every piece of memory that forks may share, by its address and its bytes, and returns the bytes that are
+    /// the state's alone. The same state always tells the same.
+    fn memory(state: &Self::State, shared: &mut dyn FnMut(usize, usize)) -> usize;
+
+    /// What only ever grows of a state, of its whole segments of 128 tokens those in `range`, each equally long: the
+    /// same bytes in every state whose tokens up to their end are the same.
+    fn segments(state: &Self::State, range: Range<usize>) -> Vec<u8>;
+
+    /// What its whole segments do not hold of a state.
+    fn tail(state: &Self::State) -> Vec<u8>;
+
+    /// The state that gave these segments, from the first on, and this tail; `empty` is a state of the model.
+    ///
+    /// # Errors
+    /// If they are not those of one state of this model.
+    fn assemble(empty: &Self::State, segments: &[&[u8]], tail: &[u8]) -> Result<Self::State, Self::Error>;
 
     /// Appends every chunk to its state (`states` is parallel to `batch.chunks`) and gives the logits of the rows
     /// that were asked for, in the order of the batch.

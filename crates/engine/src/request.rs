@@ -15,6 +15,11 @@ pub struct Request {
     pub max_tokens: Option<usize>,
     /// Drawing one of these ends the answer. It is still told, as the answer's last token.
     pub stop_tokens: Vec<TokenId>,
+    /// Who shares with whom: what was computed in one scope is never used in another.
+    pub scope: u64,
+    /// Positions in the prompt up to which others are believed to begin alike, such as the end of instructions and
+    /// tools; states are kept there, on disk too. Those beyond the prompt count for nothing.
+    pub marks: Vec<usize>,
 }
 
 /// What requests are checked against.
@@ -27,7 +32,14 @@ pub(crate) struct Bounds {
 impl Request {
     /// A request with default sampling and no end but the context's.
     pub fn new(prompt: Vec<TokenId>) -> Self {
-        Self { prompt, sampling: SamplingParams::default(), max_tokens: None, stop_tokens: Vec::new() }
+        Self {
+            prompt,
+            sampling: SamplingParams::default(),
+            max_tokens: None,
+            stop_tokens: Vec::new(),
+            scope: 0,
+            marks: Vec::new(),
+        }
     }
 
     /// Checks all that does not depend on what came before the prompt.

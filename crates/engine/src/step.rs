@@ -7,7 +7,8 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use cuvier_scheduler::{Decision, Departed, Limits, Outcome, Scheduler, Submission};
 use cuvier_types::{Batch, Event, LogitRows, SequenceId, TokenId};
 
-use crate::prefix::PrefixCache;
+use crate::cache::Cache;
+use crate::keep::{Keeping, Parked};
 use crate::request::Bounds;
 use crate::sampler::Sampler;
 use crate::shelf::{ConversationId, Shelf, Start};
@@ -21,6 +22,8 @@ pub(crate) enum Command {
         listener: Box<dyn Listener>,
     },
     Cancel(SequenceId),
+    /// The cache has read what was asked of it.
+    Restored,
     Open(ConversationId),
     Close(ConversationId),
     Send {
@@ -60,32 +63,37 @@ pub(crate) type Reply<T> = Sender<Result<T, EngineError>>;
 
 /// All that the engine thread owns.
 pub(crate) struct StepLoop<M: Model> {
-    model: M,
+    pub(crate) model: M,
     bounds: Bounds,
-    scheduler: Scheduler,
-    live: HashMap<SequenceId, Live<M::State>>,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) live: HashMap<SequenceId, Live<M::State>>,
+    /// Requests that wait for the cache.
+    pub(crate) parked: HashMap<SequenceId, Parked>,
     shelf: Shelf<M::State>,
-    prefixes: PrefixCache<M::State>,
+    pub(crate) cache: Cache<M>,
 }
 
 /// A sequence that has not left the scheduler.
-struct Live<S> {
+pub(crate) struct Live<S> {
     /// `None` until its first step.
-    state: Option<S>,
+    pub(crate) state: Option<S>,
     sampler: Sampler,
     listener: Box<dyn Listener>,
     conversation: Option<ConversationId>,
+    /// `None` for conversations, which keep their own states.
+    pub(crate) keeping: Option<Keeping>,
 }
 
 impl<M: Model> StepLoop<M> {
-    pub(crate) fn new(model: M, bounds: Bounds, limits: Limits, prefixes_max: usize) -> Self {
+    pub(crate) fn new(model: M, bounds: Bounds, limits: Limits, cache: Cache<M>) -> Self {
         Self {
             model,
             bounds,
             scheduler: Scheduler::new(limits),
             live: HashMap::new(),
+            parked: HashMap::new(),
             shelf: Shelf::new(),
-            prefixes: PrefixCache::new(prefixes_max),
+            cache,
         }
     }
 
@@ -103,17 +111,19 @@ impl<M: Model> StepLoop<M> {
                 Err(TryRecvError::Empty) => self.step(),
             }
         }
-        let left: Vec<SequenceId> = self.scheduler.sequences().collect();
+        let left: Vec<SequenceId> = self.scheduler.sequences().chain(self.parked.keys().copied()).collect();
         left.into_iter().for_each(|sequence| self.cancel(sequence));
     }
 
     /// The way of one token: decide, act, act, decide.
     fn step(&mut self) {
+        self.begin_late();
         let batch = self.scheduler.schedule();
         let outcomes = match self.forward(&batch) {
             Ok(logits) => self.sample(&batch, &logits),
             Err(message) => blame(&batch, &message),
         };
+        self.keep(&batch, &outcomes);
         for decision in self.scheduler.commit(outcomes) {
             match decision {
                 Decision::Tell { sequence, event } => self.tell(sequence, event),
@@ -136,6 +146,7 @@ impl<M: Model> StepLoop<M> {
             );
             states.push(state);
         }
+        self.hold(batch, &mut states);
         let mut borrowed: Vec<&mut M::State> = states.iter_mut().collect();
         let logits = self.model.forward(batch, &mut borrowed).map_err(|error| with_sources(&error))?;
         for (chunk, state) in batch.chunks.iter().zip(states) {
@@ -163,20 +174,8 @@ impl<M: Model> StepLoop<M> {
         outcomes
     }
 
-    fn tell(&mut self, sequence: SequenceId, event: Event) {
+    pub(crate) fn tell(&mut self, sequence: SequenceId, event: Event) {
         let Some(live) = self.live.get_mut(&sequence) else { return };
-        if let Event::Prefill { done, total } = event
-            && done == total
-            && live.conversation.is_none()
-            && !self.prefixes.is_off()
-        {
-            let state = live.state.as_ref().expect("a computed prompt has a state");
-            let tokens = self.scheduler.tokens(sequence);
-            // A sequence of one token has left already; its state is kept when it does.
-            if let Some(tokens) = tokens {
-                self.prefixes.keep(&tokens[..total], self.model.fork(state));
-            }
-        }
         if !live.listener.hear(event) {
             self.cancel(sequence);
         }
@@ -187,10 +186,11 @@ impl<M: Model> StepLoop<M> {
         let Some(mut live) = self.live.remove(&departed.sequence) else { return };
         // Numbers that made a sequence fail may be in its state.
         let state = live.state.filter(|_| !matches!(departed.event, Event::Failed { .. }));
-        match (live.conversation, state) {
-            (Some(id), state) => self.shelf.end(id, departed.tokens, state),
-            (None, Some(state)) => self.prefixes.keep(&departed.tokens[..M::position(&state)], state),
-            (None, None) => {}
+        if let (Some(keeping), Some(state)) = (&live.keeping, &state) {
+            self.keep_end(keeping, &departed, state);
+        }
+        if let Some(id) = live.conversation {
+            self.shelf.end(id, departed.tokens, state);
         }
         // A caller that no longer listens needs no last event.
         let _ = live.listener.hear(departed.event);
@@ -199,17 +199,16 @@ impl<M: Model> StepLoop<M> {
     fn cancel(&mut self, sequence: SequenceId) {
         if let Some(departed) = self.scheduler.cancel(sequence) {
             self.leave(departed);
+        } else {
+            self.cancel_parked(sequence);
         }
     }
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Submit { sequence, request, listener } => {
-                let state = self.prefixes.longest(&self.model, &request.prompt);
-                let start = Start { tokens: request.prompt.clone(), state };
-                self.submit(sequence, start, request, listener, None);
-            }
+            Command::Submit { sequence, request, listener } => self.arrive(sequence, request, listener),
             Command::Cancel(sequence) => self.cancel(sequence),
+            Command::Restored => self.unpark(),
             Command::Open(id) => self.shelf.open(id),
             Command::Close(id) => {
                 if let Some(sequence) = self.shelf.close(id) {
@@ -235,7 +234,7 @@ impl<M: Model> StepLoop<M> {
     }
 
     /// Takes a request that was checked at the door.
-    fn submit(
+    pub(crate) fn submit(
         &mut self,
         sequence: SequenceId,
         start: Start<M::State>,
@@ -243,6 +242,7 @@ impl<M: Model> StepLoop<M> {
         listener: Box<dyn Listener>,
         conversation: Option<ConversationId>,
     ) {
+        let keeping = conversation.is_none().then(|| Keeping::new(&request));
         let computed = start.state.as_ref().map_or(0, M::position);
         let sampler = Sampler::new(request.sampling, &start.tokens);
         let begun = Event::Prefill { done: computed, total: start.tokens.len() };
@@ -254,7 +254,7 @@ impl<M: Model> StepLoop<M> {
             stop_tokens: request.stop_tokens,
         };
         self.scheduler.submit(submission).expect("the door checked what the scheduler asks for");
-        self.live.insert(sequence, Live { state: start.state, sampler, listener, conversation });
+        self.live.insert(sequence, Live { state: start.state, sampler, listener, conversation, keeping });
         self.tell(sequence, begun);
     }
 

@@ -1,5 +1,6 @@
 //! DeepSeek-V4 as the engine's model.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use cuvier_model::{Compute, Ctx, KvFormat, ModelError, SequenceState, Transformer};
@@ -38,7 +39,9 @@ impl Model for TransformerModel {
     }
 
     fn fork(&self, state: &SequenceState) -> SequenceState {
-        state.clone()
+        let mut fork = state.clone();
+        fork.settle();
+        fork
     }
 
     fn position(state: &SequenceState) -> usize {
@@ -55,6 +58,34 @@ impl Model for TransformerModel {
 
     fn restore(&self, bytes: &[u8]) -> Result<SequenceState, ModelError> {
         self.transformer.restore(bytes, self.kv)
+    }
+
+    fn identity(&self) -> u64 {
+        self.new_state().identity()
+    }
+
+    fn hold_from(state: &mut SequenceState, position: usize) {
+        state.hold_from(position);
+    }
+
+    fn at(state: &SequenceState, position: usize) -> Option<SequenceState> {
+        state.at(position)
+    }
+
+    fn memory(state: &SequenceState, shared: &mut dyn FnMut(usize, usize)) -> usize {
+        state.memory(shared)
+    }
+
+    fn segments(state: &SequenceState, range: Range<usize>) -> Vec<u8> {
+        state.segments(range)
+    }
+
+    fn tail(state: &SequenceState) -> Vec<u8> {
+        state.tail()
+    }
+
+    fn assemble(empty: &SequenceState, segments: &[&[u8]], tail: &[u8]) -> Result<SequenceState, ModelError> {
+        empty.clone().assemble(segments.iter().copied(), tail)
     }
 
     fn forward(&mut self, batch: &Batch, states: &mut [&mut SequenceState]) -> Result<Logits, ModelError> {

@@ -34,5 +34,6 @@ pub use cuvier_tensor::Matrix;
 pub use cuvier_types::{Batch, Chunk, LogitRows, TokenId};
 pub use error::ModelError;
 pub use mtp::Mtp;
+pub use save::SEGMENT_TOKENS;
 pub use state::{ROLLBACK_MAX, SequenceState};
 pub use transformer::{StepOutput, Transformer};

@@ -63,7 +63,7 @@ impl Mtp {
         let step = Step { tokens: &tokens, positions, segments: &[segment], angles: &angles, kv };
         self.layer.forward(&mut streams, &step, &mut [own], ctx);
         let logits = head(&streams, &self.hc_head, &self.hc_config, &self.norm, &model.head, ctx);
-        state.release();
+        state.release(0);
         Ok((logits, streams))
     }
 

@@ -20,6 +20,8 @@ pub struct SequenceState {
     /// The MTP block's own window.
     pub(crate) mtp: Option<LayerState>,
     pub(crate) position: usize,
+    /// The earliest position that it was asked to be able to end at, for as long as the rows for it are there.
+    pub(crate) held_from: usize,
     pub(crate) geometry: Geometry,
 }
 
@@ -54,7 +56,7 @@ impl SequenceState {
     pub(crate) fn new(geometry: Geometry) -> Self {
         let layers = geometry.layers.iter().map(LayerState::new).collect();
         let mtp = geometry.mtp.as_ref().map(LayerState::new);
-        Self { layers, mtp, position: 0, geometry }
+        Self { layers, mtp, position: 0, held_from: usize::MAX, geometry }
     }
 
     /// Tokens in the state; the position of the next one.
@@ -67,9 +69,43 @@ impl SequenceState {
         self.layers.iter().chain(&self.mtp).map(LayerState::bytes).sum()
     }
 
+    /// Keeps, through the next step, what it takes to end at `position` or later: a chunk's rows are there when it
+    /// ends, so that it can be taken back to any place within it. From the step after that on,
+    /// [`ROLLBACK_MAX`] counts again.
+    pub fn hold_from(&mut self, position: usize) {
+        self.held_from = position;
+    }
+
+    /// The state that this one was at `position`, without what only a rollback would need. `None` if the rows for it
+    /// are gone.
+    pub fn at(&self, position: usize) -> Option<Self> {
+        let mut state = self.clone();
+        state.rollback(self.position.checked_sub(position)?).ok()?;
+        state.held_from = usize::MAX;
+        state.release_before(position);
+        Some(state)
+    }
+
+    /// Gives up what is held for longer rollbacks than [`ROLLBACK_MAX`].
+    pub fn settle(&mut self) {
+        self.held_from = usize::MAX;
+        self.release_before(self.position.saturating_sub(ROLLBACK_MAX));
+    }
+
+    /// Tells the address and the bytes of every page of memory that forks may share, and returns the bytes that are
+    /// this state's alone.
+    pub fn memory(&self, page: &mut dyn FnMut(usize, usize)) -> usize {
+        let mut own = size_of::<Self>();
+        for layer in self.layers.iter().chain(&self.mtp) {
+            own += size_of::<LayerState>() + layer.memory(page);
+        }
+        own
+    }
+
     /// How many of the last tokens can be taken back by [`SequenceState::rollback`].
     pub fn rollback_max(&self) -> usize {
-        (0..=ROLLBACK_MAX.min(self.position))
+        let oldest = self.held_from.min(self.position.saturating_sub(ROLLBACK_MAX));
+        (0..=self.position - oldest)
             .rev()
             .find(|&tokens| self.can_end_at(self.position - tokens))
             .unwrap_or(0)
@@ -96,8 +132,19 @@ impl SequenceState {
     }
 
     /// Gives up what no future token and no rollback needs.
-    pub(crate) fn release(&mut self) {
-        let oldest = self.position.saturating_sub(ROLLBACK_MAX);
+    ///
+    /// What was held through the step before goes, what is held through this one stays; hence `began_at`, where the
+    /// step began.
+    pub(crate) fn release(&mut self, began_at: usize) {
+        if self.held_from < began_at {
+            self.held_from = usize::MAX;
+        }
+        self.release_before(self.held_from.min(self.position.saturating_sub(ROLLBACK_MAX)));
+    }
+
+    /// Gives up what only states that end before `oldest` need.
+    fn release_before(&mut self, oldest: usize) {
+        let n_back = self.position - oldest;
         let window = self.geometry.sliding_window - 1;
         for (layer, geometry) in self.layers.iter_mut().zip(&self.geometry.layers) {
             layer.window.release_before(oldest.saturating_sub(window));
@@ -110,7 +157,7 @@ impl SequenceState {
             }
         }
         if let Some(mtp) = &mut self.mtp {
-            let oldest = mtp.window.range().end.saturating_sub(ROLLBACK_MAX + window);
+            let oldest = mtp.window.range().end.saturating_sub(n_back + window);
             mtp.window.release_before(oldest);
         }
     }
@@ -168,4 +215,20 @@ impl LayerState {
         });
         self.window.capacity() + compressed
     }
+
+    fn memory(&self, page: &mut dyn FnMut(usize, usize)) -> usize {
+        let mut own = rows_memory(&self.window, page);
+        if let Some(state) = &self.compressed {
+            own += rows_memory(&state.pending, page) + rows_memory(&state.entries, page);
+            if let Some(index) = &state.index {
+                own += rows_memory(&index.pending, page) + rows_memory(&index.keys, page);
+            }
+        }
+        own
+    }
+}
+
+fn rows_memory<T: Copy + Default>(rows: &PagedRows<T>, page: &mut dyn FnMut(usize, usize)) -> usize {
+    rows.pages().for_each(|(address, bytes)| page(address, bytes));
+    rows.table_bytes()
 }

@@ -114,7 +114,7 @@ impl Transformer {
         }
         for (state, segment) in states.iter_mut().zip(&segments) {
             state.position = segment.end_position();
-            state.release();
+            state.release(segment.first_position);
         }
         ctx.enter(String::new);
         let logits = self.logits(&wanted_rows(&streams, batch, &segments, ctx), ctx);

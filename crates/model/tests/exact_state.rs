@@ -1,7 +1,11 @@
 //! Law 1 on random shapes: every way to compute a sequence gives the same bits.
 
 use cuvier_model::exact_state::{Sweep, sweep};
-use cuvier_model::{Compute, Isa, KvFormat, SequenceState, Transformer};
+use cuvier_model::{
+    Batch, Chunk, Compute, Ctx, Isa, KvFormat, LogitRows, ROLLBACK_MAX, SEGMENT_TOKENS, SequenceState,
+    TokenId, Transformer,
+};
+use cuvier_types::SequenceId;
 use cuvier_weights::synth::{self, SynthOptions};
 use cuvier_weights::{Checkpoint, ModelConfig, Precision};
 
@@ -88,6 +92,93 @@ fn a_rollback_beyond_what_is_kept_changes_nothing() {
     let (max, bytes) = (state.rollback_max(), state.save());
     assert!(state.rollback(max + 1).is_err());
     assert_eq!((state.position(), state.save() == bytes), (500, true));
+}
+
+/// Tokens `range` of one endless sequence.
+fn append(model: &Transformer, state: &mut SequenceState, range: std::ops::Range<usize>) {
+    let vocab_size = model.config().vocab_size;
+    let tokens = range.map(|i| TokenId(((i * i * 31 + i * 7) % vocab_size) as u32)).collect();
+    let chunk = Chunk { sequence: SequenceId(0), tokens, logits: LogitRows::None };
+    let batch = Batch { chunks: vec![chunk] };
+    model.forward(&batch, &mut [state], &mut Ctx::new(&compute())).expect("the step can be taken");
+}
+
+#[test]
+fn a_chunk_that_is_held_can_be_taken_back_to_any_place_within_it() {
+    let (_folder, model) = model("mixed", Precision::Official);
+    let mut cold = model.new_state(KvFormat::Fp8);
+    let mut warm = model.new_state(KvFormat::Fp8);
+    append(&model, &mut warm, 0..300);
+    append(&model, &mut cold, 0..300);
+    warm.hold_from(301);
+    append(&model, &mut warm, 300..700);
+    for end in [301, 319, 383, 384, 385, 511, 512, 513, 699, 700] {
+        let at = cold.position();
+        append(&model, &mut cold, at..end);
+        let back = warm.at(end).expect("it was held");
+        assert!(back.save() == cold.save(), "taken back to {end}");
+        assert_eq!(back.rollback_max(), 0);
+        let (mut back, mut ahead) = (back, cold.clone());
+        append(&model, &mut back, end..end + 9);
+        append(&model, &mut ahead, end..end + 9);
+        assert!(back.save() == ahead.save(), "gone on from {end}");
+    }
+    assert!(warm.at(300 - ROLLBACK_MAX).is_none() && warm.at(701).is_none());
+    let mut settled = warm.clone();
+    settled.settle();
+    assert_eq!((settled.rollback_max(), warm.rollback_max()), (ROLLBACK_MAX, 399));
+    append(&model, &mut warm, 700..701);
+    assert_eq!(warm.rollback_max(), ROLLBACK_MAX, "what was held goes with the next step");
+}
+
+#[test]
+fn a_state_is_the_same_after_it_was_cut_into_segments_and_a_tail() {
+    let (_folder, model) = model("mixed", Precision::Official);
+    let mut state = model.new_state(KvFormat::Fp8);
+    let mut shared = Vec::new();
+    for end in [1, 127, 128, 129, 130, 255, 256, 257, 384, 385, 900] {
+        let at = state.position();
+        append(&model, &mut state, at..end);
+        let n_segments = end / SEGMENT_TOKENS;
+        let segments = state.segments(0..n_segments);
+        assert!(segments.starts_with(&shared), "segments up to {end} begin with those before");
+        let len = segments.len().checked_div(n_segments).unwrap_or(1);
+        let empty = model.new_state(KvFormat::Fp8);
+        let back = empty.assemble(segments.chunks(len), &state.tail()).expect("they fit");
+        assert!(back.save() == state.save(), "{end} tokens");
+        if n_segments > 0 {
+            let assemble = |segments: &[u8], tail: &[u8]| {
+                model.new_state(KvFormat::Fp8).assemble(segments.chunks(len), tail).is_err()
+            };
+            assert!(assemble(&segments[len..], &state.tail()), "a segment is missing");
+            assert!(assemble(&segments[1..], &state.tail()), "a segment is short");
+            assert!(assemble(&segments, &state.save()), "a tail that holds segments");
+            let f32 = model.new_state(KvFormat::F32);
+            assert!(f32.assemble(segments.chunks(len), &state.tail()).is_err(), "another format");
+        }
+        shared = segments;
+    }
+    assert_ne!(state.identity(), model.new_state(KvFormat::F32).identity());
+    assert_eq!(state.identity(), model.new_state(KvFormat::Fp8).identity());
+}
+
+#[test]
+fn forks_tell_shared_pages_once_and_what_is_their_own() {
+    let (_folder, model) = model("mixed", Precision::F32);
+    let mut state = model.filled_state(KvFormat::Fp8, 2000, &compute());
+    append(&model, &mut state, 2000..2100);
+    let bytes = |states: &[&SequenceState]| {
+        let mut pages = std::collections::HashMap::new();
+        states.iter().for_each(|state| {
+            state.memory(&mut |address, bytes| _ = pages.insert(address, bytes));
+        });
+        pages.values().sum::<usize>()
+    };
+    assert_eq!(bytes(&[&state]), state.bytes());
+    assert_eq!(bytes(&[&state, &state.clone()]), state.bytes());
+    let slim = state.at(2100).expect("it is there");
+    assert!(bytes(&[&slim]) < state.bytes());
+    assert_eq!(bytes(&[&state, &slim]), state.bytes(), "it shares all that it has");
 }
 
 fn compute() -> Compute {

@@ -160,6 +160,22 @@ impl Scheduler {
         Ok(())
     }
 
+    /// Gives free slots to those that wait, and says who of those with a slot has not taken a step yet, oldest first:
+    /// until then [`Scheduler::begin_at`] can still change where they begin.
+    pub fn beginners(&mut self) -> Vec<SequenceId> {
+        self.admit();
+        self.prompts.iter().copied().filter(|id| !self.sequences[id].has_begun()).collect()
+    }
+
+    /// A sequence that has not taken a step has a state of `computed` tokens of its prompt by now.
+    ///
+    /// # Panics
+    /// If it has taken a step or left, a batch is under way, or nothing of its prompt would be left to compute.
+    pub fn begin_at(&mut self, sequence: SequenceId, computed: usize) {
+        assert!(self.in_flight.is_empty(), "a sequence begins between steps");
+        self.sequences.get_mut(&sequence).expect("a beginner is here").begin_at(computed);
+    }
+
     /// The next step: empty only if there is no sequence.
     ///
     /// # Panics

@@ -23,6 +23,8 @@ pub(crate) struct Sequence {
     tokens: Vec<TokenId>,
     n_prompt: usize,
     computed: usize,
+    /// A step of it was taken.
+    has_begun: bool,
     draws_max: usize,
     stop_tokens: Vec<TokenId>,
     /// Until this many tokens are computed, the sequence takes its steps alone: one of them may bring a step
@@ -38,6 +40,7 @@ impl Sequence {
             n_prompt: submission.prompt.len(),
             tokens: submission.prompt,
             computed: submission.computed,
+            has_begun: false,
             draws_max: submission.max_tokens.unwrap_or(room).min(room),
             stop_tokens: submission.stop_tokens,
             alone_until: 0,
@@ -84,13 +87,29 @@ impl Sequence {
         }
     }
 
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Its state has so many tokens by now, without a step.
+    pub(crate) fn begin_at(&mut self, computed: usize) {
+        assert!(
+            !self.has_begun && computed < self.n_prompt,
+            "sequence {} cannot begin at {computed}",
+            self.id
+        );
+        self.computed = computed;
+    }
+
     pub(crate) fn advance(&mut self, n_tokens: usize) {
+        self.has_begun = true;
         self.computed += n_tokens;
         assert!(self.computed <= self.tokens.len(), "sequence {} computed tokens it does not have", self.id);
     }
 
     /// The state is gone; `n_tokens` were being computed when it went.
     pub(crate) fn restart(&mut self, n_tokens: usize) {
+        self.has_begun = true;
         self.alone_until = self.alone_until.max(self.computed + n_tokens);
         self.computed = 0;
     }

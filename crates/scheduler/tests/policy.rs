@@ -262,3 +262,18 @@ fn what_cannot_be_served_is_refused_with_its_numbers() {
     );
     assert!(scheduler.is_idle());
 }
+
+#[test]
+fn a_sequence_that_has_not_taken_a_step_can_begin_further_on() {
+    let mut scheduler = Scheduler::new(Limits { sequences_max: 2, ..LIMITS });
+    submit(&mut scheduler, 0, 6);
+    submit(&mut scheduler, 1, 9);
+    submit(&mut scheduler, 2, 9);
+    assert_eq!(scheduler.beginners(), [SequenceId(0), SequenceId(1)], "the third has no slot");
+    assert_eq!(step(&mut scheduler).0, [(0, 4)]);
+    assert_eq!(scheduler.beginners(), [SequenceId(1)]);
+    scheduler.begin_at(SequenceId(1), 7);
+    assert_eq!(scheduler.computed(SequenceId(1)), Some(7));
+    assert_eq!(step(&mut scheduler).0, [(0, 2), (1, 2)]);
+    assert!(scheduler.beginners().is_empty());
+}

@@ -81,7 +81,11 @@ impl App {
             Subject::Chat(chat) => chat.call_prefix,
             Subject::Raw(_) => "",
         };
+        // Before the first user's turn stand instructions and tools, which other conversations share.
+        let head = tokens.iter().position(|&token| token == self.tokenizer.control().user);
         let mut request = Request::new(tokens);
+        request.scope = ask.scope;
+        request.marks.extend(head);
         request.sampling = ask.sampling;
         request.max_tokens = ask.max_tokens;
         request.stop_tokens.clone_from(&self.stop_tokens);

@@ -10,7 +10,8 @@ pub const PAGE_ROWS: usize = 32;
 /// it are given up. Cloning shares all pages; a shared page is copied when it is written to.
 #[derive(Clone, Debug)]
 pub struct PagedRows<T> {
-    pages: Vec<Option<Arc<Vec<T>>>>,
+    /// From the page of row `start` on.
+    pages: Vec<Arc<Vec<T>>>,
     row_len: usize,
     start: usize,
     end: usize,
@@ -19,7 +20,7 @@ pub struct PagedRows<T> {
 impl<T: Copy + Default> PagedRows<T> {
     /// No rows yet, each to be of `row_len` elements; the first pushed row gets index `start`.
     pub fn new(row_len: usize, start: usize) -> Self {
-        Self { pages: vec![None; start / PAGE_ROWS], row_len, start, end: start }
+        Self { pages: Vec::new(), row_len, start, end: start }
     }
 
     /// Elements per row.
@@ -34,7 +35,19 @@ impl<T: Copy + Default> PagedRows<T> {
 
     /// Elements of memory that the held pages take.
     pub fn capacity(&self) -> usize {
-        self.pages.iter().flatten().count() * PAGE_ROWS * self.row_len
+        self.pages.len() * PAGE_ROWS * self.row_len
+    }
+
+    /// The held pages, each as its address and its bytes. Lists that share a page tell the same address, and none
+    /// tells it again as long as one of them lives.
+    pub fn pages(&self) -> impl Iterator<Item = (usize, usize)> {
+        let bytes = PAGE_ROWS * self.row_len * size_of::<T>();
+        self.pages.iter().map(move |page| (Arc::as_ptr(page).addr(), bytes))
+    }
+
+    /// Bytes of the table of pages, which no copy shares.
+    pub fn table_bytes(&self) -> usize {
+        self.pages.capacity() * size_of::<Arc<Vec<T>>>()
     }
 
     /// Row `index`.
@@ -44,8 +57,14 @@ impl<T: Copy + Default> PagedRows<T> {
     #[inline]
     pub fn row(&self, index: usize) -> &[T] {
         assert!(self.start <= index && index < self.end, "row {index} of {:?}", self.range());
-        let page = self.pages[index / PAGE_ROWS].as_ref().expect("pages of held rows exist");
+        let page = &self.pages[self.place(index)];
         &page[index % PAGE_ROWS * self.row_len..][..self.row_len]
+    }
+
+    /// Where the page of a row stands that is held or about to be.
+    #[inline]
+    fn place(&self, index: usize) -> usize {
+        index / PAGE_ROWS - self.start / PAGE_ROWS
     }
 
     /// The held rows from `index` on that lie side by side in memory, at most up to `end`.
@@ -60,7 +79,7 @@ impl<T: Copy + Default> PagedRows<T> {
             self.range()
         );
         let end = end.min((index / PAGE_ROWS + 1) * PAGE_ROWS);
-        let page = self.pages[index / PAGE_ROWS].as_ref().expect("pages of held rows exist");
+        let page = &self.pages[self.place(index)];
         &page[index % PAGE_ROWS * self.row_len..][..(end - index) * self.row_len]
     }
 
@@ -71,13 +90,11 @@ impl<T: Copy + Default> PagedRows<T> {
     pub fn extend(&mut self, rows: &[T]) {
         assert!(rows.len().is_multiple_of(self.row_len), "{} / {}", rows.len(), self.row_len);
         for row in rows.chunks_exact(self.row_len) {
-            let (page, offset) = (self.end / PAGE_ROWS, self.end % PAGE_ROWS * self.row_len);
+            let (page, offset) = (self.place(self.end), self.end % PAGE_ROWS * self.row_len);
             if page == self.pages.len() {
-                self.pages.push(None);
+                self.pages.push(Arc::new(vec![T::default(); PAGE_ROWS * self.row_len]));
             }
-            let page = self.pages[page]
-                .get_or_insert_with(|| Arc::new(vec![T::default(); PAGE_ROWS * self.row_len]));
-            Arc::make_mut(page)[offset..offset + self.row_len].copy_from_slice(row);
+            Arc::make_mut(&mut self.pages[page])[offset..offset + self.row_len].copy_from_slice(row);
             self.end += 1;
         }
     }
@@ -89,16 +106,16 @@ impl<T: Copy + Default> PagedRows<T> {
     pub fn truncate(&mut self, end: usize) {
         assert!(self.start <= end && end <= self.end, "truncate to {end} of {:?}", self.range());
         self.end = end;
-        self.pages.truncate(end.div_ceil(PAGE_ROWS));
+        self.pages.truncate(end.div_ceil(PAGE_ROWS) - self.start / PAGE_ROWS);
     }
 
     /// Gives up the rows before `start`, whole pages of memory at a time.
     pub fn release_before(&mut self, start: usize) {
         let start = start.min(self.end);
         if start > self.start {
-            for page in &mut self.pages[self.start / PAGE_ROWS..start / PAGE_ROWS] {
-                *page = None;
-            }
+            // A list that ends at a page's end has no page there.
+            let given_up = self.place(start).min(self.pages.len());
+            self.pages.drain(..given_up);
             self.start = start;
         }
     }
@@ -137,5 +154,34 @@ mod tests {
         rows.extend(&[9, 9]);
         assert_eq!(copy.copy_from(5), [1, 2, 3]);
         assert_eq!(rows.copy_from(5), [1, 9, 9]);
+    }
+
+    #[test]
+    fn shared_pages_tell_the_same_address_until_one_side_writes() {
+        let mut rows = PagedRows::<u16>::new(2, 40);
+        rows.extend(&[1; 2 * 60]);
+        let mut copy = rows.clone();
+        let shared = |a: &PagedRows<u16>, b: &PagedRows<u16>| {
+            a.pages().filter(|page| b.pages().any(|other| other == *page)).count()
+        };
+        assert_eq!((rows.pages().count(), shared(&rows, &copy)), (3, 3));
+        assert!(rows.pages().all(|(_, bytes)| bytes == 32 * 2 * 2));
+        copy.extend(&[2, 2]);
+        assert_eq!(shared(&rows, &copy), 2);
+        copy.release_before(100);
+        assert_eq!((copy.pages().count(), copy.row(100)), (1, [2, 2].as_slice()));
+        assert!(rows.table_bytes() >= 3 * 8);
+    }
+
+    #[test]
+    fn lists_that_end_where_a_page_ends_are_truncated_released_and_grown() {
+        let mut rows = PagedRows::<u32>::new(1, 0);
+        rows.extend(&(0..64).collect::<Vec<_>>());
+        rows.release_before(64);
+        assert_eq!((rows.range(), rows.pages().count()), (64..64, 0));
+        rows.extend(&[64, 65]);
+        rows.truncate(64);
+        rows.extend(&[7]);
+        assert_eq!((rows.row(64), rows.capacity()), ([7].as_slice(), 32));
     }
 }

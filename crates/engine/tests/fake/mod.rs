@@ -83,6 +83,7 @@ pub enum FakeError {
 pub struct State {
     tokens: Vec<TokenId>,
     rollback_max: usize,
+    held_from: Option<usize>,
 }
 
 impl Model for Fake {
@@ -98,11 +99,15 @@ impl Model for Fake {
     }
 
     fn new_state(&self) -> State {
-        State { tokens: Vec::new(), rollback_max: 0 }
+        State { tokens: Vec::new(), rollback_max: 0, held_from: None }
     }
 
     fn fork(&self, state: &State) -> State {
-        State { tokens: state.tokens.clone(), rollback_max: state.rollback_max }
+        State {
+            tokens: state.tokens.clone(),
+            rollback_max: state.rollback_max.min(ROLLBACK_MAX),
+            held_from: None,
+        }
     }
 
     fn position(state: &State) -> usize {
@@ -126,10 +131,52 @@ impl Model for Fake {
     fn restore(&self, bytes: &[u8]) -> Result<State, FakeError> {
         match bytes.split_first() {
             Some((&fingerprint, tokens)) if fingerprint == self.fingerprint => {
-                Ok(State { tokens: tokens.iter().map(|&t| TokenId(t.into())).collect(), rollback_max: 0 })
+                let tokens = tokens.iter().map(|&t| TokenId(t.into())).collect();
+                Ok(State { tokens, rollback_max: 0, held_from: None })
             }
             _ => Err(FakeError::Foreign),
         }
+    }
+
+    fn identity(&self) -> u64 {
+        self.fingerprint.into()
+    }
+
+    fn hold_from(state: &mut State, position: usize) {
+        state.held_from = Some(position);
+    }
+
+    fn at(state: &State, position: usize) -> Option<State> {
+        let n_back = state.tokens.len().checked_sub(position)?;
+        let tokens = state.tokens[..position].to_vec();
+        (n_back <= state.rollback_max).then_some(State { tokens, rollback_max: 0, held_from: None })
+    }
+
+    fn memory(state: &State, shared: &mut dyn FnMut(usize, usize)) -> usize {
+        // As if whole segments were shared: their address is a hash of what is in them.
+        for end in (128..=state.tokens.len()).step_by(128) {
+            let address = state.tokens[..end].iter().fold(end, |sum, t| sum.wrapping_mul(31) + t.0 as usize);
+            shared(address, 1024);
+        }
+        100
+    }
+
+    fn segments(state: &State, range: std::ops::Range<usize>) -> Vec<u8> {
+        state.tokens[128 * range.start..128 * range.end].iter().map(|token| token.0 as u8).collect()
+    }
+
+    fn tail(state: &State) -> Vec<u8> {
+        std::iter::once(7)
+            .chain(state.tokens[state.tokens.len() / 128 * 128..].iter().map(|t| t.0 as u8))
+            .collect()
+    }
+
+    fn assemble(_: &State, segments: &[&[u8]], tail: &[u8]) -> Result<State, FakeError> {
+        let (&[7], tail) = tail.split_at_checked(1).ok_or(FakeError::Foreign)? else {
+            return Err(FakeError::Foreign);
+        };
+        let tokens = segments.iter().copied().chain([tail]).flatten().map(|&t| TokenId(t.into())).collect();
+        Ok(State { tokens, rollback_max: 0, held_from: None })
     }
 
     fn forward(&mut self, batch: &Batch, states: &mut [&mut State]) -> Result<Logits, FakeError> {
@@ -153,7 +200,8 @@ impl Model for Fake {
                     data.extend(logits(&state.tokens));
                 }
             }
-            state.rollback_max = (state.rollback_max + chunk.tokens.len()).min(ROLLBACK_MAX);
+            let held = state.held_from.take().map_or(0, |from| state.tokens.len() - from);
+            state.rollback_max = (state.rollback_max + chunk.tokens.len()).min(ROLLBACK_MAX).max(held);
             self.n_computed.fetch_add(chunk.tokens.len(), Ordering::SeqCst);
         }
         Ok(Logits::new(VOCAB, data))
