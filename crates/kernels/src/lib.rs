@@ -22,6 +22,8 @@ mod elementwise;
 mod embedding;
 mod entry;
 mod experts;
+#[cfg(test)]
+mod far_tests;
 mod fp4;
 mod gemm;
 mod hadamard;
