@@ -29,7 +29,7 @@ mod step;
 mod transformer;
 
 pub use ctx::{Ctx, PROBE_NAMES, Probe};
-pub use cuvier_kernels::{Compute, Isa, KvFormat, Roof, measure_roof};
+pub use cuvier_kernels::{Compute, Isa, KvFormat, Operations, Roof, measure_roof};
 pub use cuvier_tensor::Matrix;
 pub use cuvier_types::{Batch, Chunk, LogitRows, TokenId};
 pub use error::ModelError;
