@@ -16,6 +16,7 @@ mod compressor;
 mod ctx;
 mod error;
 pub mod exact_state;
+mod footprint;
 mod hyper_connection;
 mod indexer;
 mod layer;
