@@ -27,6 +27,9 @@ pub trait Model: Send + 'static {
     /// Tokens in a state.
     fn position(state: &Self::State) -> usize;
 
+    /// The most tokens that [`Model::rollback`] can take back of a state.
+    fn rollback_max(state: &Self::State) -> usize;
+
     /// Takes back the last `tokens` tokens of a state.
     ///
     /// # Errors

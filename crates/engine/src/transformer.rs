@@ -48,6 +48,10 @@ impl Model for TransformerModel {
         state.position()
     }
 
+    fn rollback_max(state: &SequenceState) -> usize {
+        state.rollback_max()
+    }
+
     fn rollback(&self, state: &mut SequenceState, tokens: usize) -> Result<(), RollbackTooFar> {
         state.rollback(tokens).map_err(|_| RollbackTooFar { asked: tokens, max: state.rollback_max() })
     }

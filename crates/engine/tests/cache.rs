@@ -114,7 +114,7 @@ fn a_hit_of_any_length_answers_bit_for_bit_as_if_nothing_had_been_kept() {
     for (n, prompt, want) in wanted {
         let (answer, begun) = ask(&warm, request(prompt, 12));
         assert_eq!(answer, want, "{n} tokens from disk");
-        assert_eq!(begun, if n < 128 - 8 { 0 } else { n + 8 });
+        assert_eq!(begun, if n < 128 - 8 { 0 } else { n + 8 }, "{n}: {:?}", warm.cache_stats());
     }
     let stats = warm.cache_stats();
     assert!(stats.disk_hit_tokens > 5_000 && stats.disk_reads > 5, "{stats:?}");

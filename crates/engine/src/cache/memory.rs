@@ -10,7 +10,7 @@ use super::stats::Counters;
 use super::trie::{Match, NodeId, Root, Trie};
 use crate::Model;
 
-/// No state is asked to take back more tokens; whether it can, the model says.
+/// No state is asked to take back more tokens, even if it can.
 const ROLLBACK_MAX: usize = 32;
 
 /// Why a state is kept, the weakest reason first.
@@ -44,7 +44,7 @@ struct Kept<S> {
     state: S,
     at: NodeId,
     n_tokens: usize,
-    /// Tokens that it may be asked to take back.
+    /// Tokens that it can take back.
     n_back_max: usize,
     kind: Kind,
     used: u64,
@@ -73,16 +73,8 @@ impl<S> Memory<S> {
         }
     }
 
-    /// Keeps a state that holds exactly `tokens`, unless one is kept for as good a reason. One that `is_slim` can take
-    /// back nothing.
-    pub(crate) fn keep<M: Model<State = S>>(
-        &mut self,
-        root: Root,
-        tokens: &[TokenId],
-        state: S,
-        kind: Kind,
-        is_slim: bool,
-    ) {
+    /// Keeps a state that holds exactly `tokens`, unless one is kept for as good a reason.
+    pub(crate) fn keep<M: Model<State = S>>(&mut self, root: Root, tokens: &[TokenId], state: S, kind: Kind) {
         if tokens.is_empty() || whole_bytes::<M>(&state) > self.bytes_max {
             return;
         }
@@ -102,7 +94,7 @@ impl<S> Memory<S> {
         self.next += 1;
         self.pages.add::<M>(&state);
         let at = self.trie.insert(root, tokens, id);
-        let (n_tokens, n_back_max) = (tokens.len(), if is_slim { 0 } else { ROLLBACK_MAX });
+        let (n_tokens, n_back_max) = (tokens.len(), M::rollback_max(&state).min(ROLLBACK_MAX));
         self.kept.insert(id, Kept { state, at, n_tokens, n_back_max, kind, used: 0 });
         self.touch(id);
         while self.bytes() > self.bytes_max {
@@ -113,7 +105,7 @@ impl<S> Memory<S> {
         self.count();
     }
 
-    /// How many tokens of the beginning of `prompt` [`Memory::longest`] would likely give.
+    /// How many tokens of the beginning of `prompt` [`Memory::longest`] would give.
     pub(crate) fn reach(&self, root: Root, prompt: &[TokenId]) -> usize {
         self.nearest(root, prompt).next().map_or(0, |found| found.n_common)
     }
@@ -270,8 +262,8 @@ mod tests {
                 prop_assert!(found.as_ref().is_none_or(|state| tokens.starts_with(&state.tokens())));
                 if !asks {
                     let state = found.map_or_else(|| ToyState::new(&tokens), |state| state.grown_to(&tokens));
-                    let is_slim = kind == Kind::Inside;
-                    memory.keep::<Toy>(HERE, &tokens, state, kind, is_slim);
+                    let slim = Toy::at(&state, tokens.len()).unwrap();
+                    memory.keep::<Toy>(HERE, &tokens, if kind == Kind::Inside { slim } else { state }, kind);
                 }
                 prop_assert_eq!(memory.pages.bytes, recount(&memory));
                 prop_assert!(memory.bytes() <= bytes_max || memory.kept.is_empty());
@@ -288,7 +280,7 @@ mod tests {
             (0..4).map(|n| (1000 * n..1000 * n + 100).map(TokenId).collect()).collect();
         let mut memory = Memory::new(4 * 2_400, Arc::new(Counters::default()));
         let keep = |memory: &mut Memory<ToyState>, tokens: &[TokenId], kind| {
-            memory.keep::<Toy>(HERE, tokens, ToyState::new(tokens), kind, false);
+            memory.keep::<Toy>(HERE, tokens, ToyState::new(tokens), kind);
         };
         keep(&mut memory, &texts[0][..50], Kind::Mark);
         keep(&mut memory, &texts[1], Kind::End);
@@ -312,7 +304,7 @@ mod tests {
         let mut state = ToyState::new(&[]);
         for end in (128..=20_000).step_by(128) {
             state = state.grown_to(&tokens[..end]);
-            memory.keep::<Toy>(HERE, &tokens[..end], Toy::at(&state, end).unwrap(), Kind::Inside, true);
+            memory.keep::<Toy>(HERE, &tokens[..end], Toy::at(&state, end).unwrap(), Kind::Inside);
         }
         assert!(memory.kept.len() < 80, "{}", memory.kept.len());
         assert_eq!(memory.pages.bytes as usize, (19_968 / 128) * PAGE_BYTES + memory.kept.len() * OWN_BYTES);
@@ -326,8 +318,8 @@ mod tests {
     fn a_state_larger_than_the_bound_sends_nothing_away() {
         let tokens: Vec<TokenId> = (0..20_000).map(TokenId).collect();
         let mut memory = Memory::new(10_000, Arc::new(Counters::default()));
-        memory.keep::<Toy>(HERE, &tokens[..100], ToyState::new(&tokens[..100]), Kind::End, false);
-        memory.keep::<Toy>(HERE, &tokens, ToyState::new(&tokens), Kind::End, false);
+        memory.keep::<Toy>(HERE, &tokens[..100], ToyState::new(&tokens[..100]), Kind::End);
+        memory.keep::<Toy>(HERE, &tokens, ToyState::new(&tokens), Kind::End);
         assert_eq!((memory.kept.len(), memory.reach(HERE, &tokens)), (1, 100));
     }
 }

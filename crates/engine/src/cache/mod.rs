@@ -146,7 +146,7 @@ impl<M: Model> Cache<M> {
         if self.memory.reach(root, prompt) < n_restored
             && let Some(state) = restored
         {
-            self.memory.keep::<M>(root, &prompt[..n_restored], model.fork(&state), Kind::End, true);
+            self.memory.keep::<M>(root, &prompt[..n_restored], model.fork(&state), Kind::End);
             self.count_hit(Some(&state), prompt, true);
             return Some(state);
         }
@@ -195,7 +195,7 @@ impl<M: Model> Cache<M> {
             let whole = M::position(state) == tokens.len() && kind != Kind::Inside;
             let kept = if whole { Some(model.fork(state)) } else { M::at(state, tokens.len()) };
             if let Some(kept) = kept {
-                self.memory.keep::<M>(root, tokens, kept, kind, !whole);
+                self.memory.keep::<M>(root, tokens, kept, kind);
                 self.news += 1;
             }
         }

@@ -10,7 +10,7 @@ use crate::{Logits, Model, RollbackTooFar};
 
 /// Tokens of a page; a segment is one page.
 const PAGE: usize = BLOCK;
-/// Bytes that a page is said to take, and a segment to be long.
+/// Bytes that a page is said to take, and a segment to be long where nothing else is said.
 pub(crate) const PAGE_BYTES: usize = 1000;
 /// Bytes that are a state's alone.
 pub(crate) const OWN_BYTES: usize = 70;
@@ -21,6 +21,7 @@ pub(crate) struct Toy;
 pub(crate) struct ToyState {
     pages: Vec<Arc<Vec<TokenId>>>,
     can_go_back: bool,
+    segment_bytes: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +30,13 @@ pub(crate) struct ToyError;
 
 impl ToyState {
     pub(crate) fn new(tokens: &[TokenId]) -> Self {
-        Self { pages: tokens.chunks(PAGE).map(|page| Arc::new(page.to_vec())).collect(), can_go_back: true }
+        let pages = tokens.chunks(PAGE).map(|page| Arc::new(page.to_vec())).collect();
+        Self { pages, can_go_back: true, segment_bytes: PAGE_BYTES }
+    }
+
+    /// One whose segments have so many bytes.
+    pub(crate) fn wide(tokens: &[TokenId], segment_bytes: usize) -> Self {
+        Self { segment_bytes, ..Self::new(tokens) }
     }
 
     /// What it would be behind further tokens; whole pages are shared.
@@ -38,7 +45,7 @@ impl ToyState {
         let mut pages: Vec<_> = whole.take(tokens.len() / PAGE).collect();
         let rest = &tokens[pages.len() * PAGE..];
         pages.extend(rest.chunks(PAGE).map(|page| Arc::new(page.to_vec())));
-        Self { pages, can_go_back: true }
+        Self { pages, can_go_back: true, ..*self }
     }
 
     pub(crate) fn tokens(&self) -> Vec<TokenId> {
@@ -68,6 +75,10 @@ impl Model for Toy {
 
     fn position(state: &ToyState) -> usize {
         state.pages.iter().map(|page| page.len()).sum()
+    }
+
+    fn rollback_max(state: &ToyState) -> usize {
+        if state.can_go_back { Self::position(state) } else { 0 }
     }
 
     fn rollback(&self, state: &mut ToyState, tokens: usize) -> Result<(), RollbackTooFar> {
@@ -104,9 +115,10 @@ impl Model for Toy {
     }
 
     fn segments(state: &ToyState, range: Range<usize>) -> Vec<u8> {
+        let len = state.segment_bytes;
         let segment = |page: &Arc<Vec<TokenId>>| -> Vec<u8> {
             let mut bytes: Vec<u8> = page.iter().flat_map(|token| token.0.to_le_bytes()).collect();
-            bytes.resize(PAGE_BYTES, 0);
+            bytes.resize(len, 0);
             bytes
         };
         state.pages[range].iter().flat_map(segment).collect()

@@ -114,6 +114,10 @@ impl Model for Fake {
         state.tokens.len()
     }
 
+    fn rollback_max(state: &State) -> usize {
+        state.rollback_max
+    }
+
     fn rollback(&self, state: &mut State, tokens: usize) -> Result<(), RollbackTooFar> {
         if tokens > state.rollback_max {
             return Err(RollbackTooFar { asked: tokens, max: state.rollback_max });

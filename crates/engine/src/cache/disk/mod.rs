@@ -28,8 +28,7 @@ use crate::{CacheError, Model};
 
 /// Segments of one file of rows; more become several files, so that writing takes little memory.
 const SEGMENTS_MAX: usize = 64;
-/// States that may wait to be written; each holds on to its memory meanwhile. A state of true width is written in less
-/// time than a model of true width takes for a step.
+/// States that may wait to be written; each holds on to its memory meanwhile. Few ever do where a step takes long.
 const WAITING_MAX: usize = 32;
 /// Texts with fewer tokens are computed again sooner than they are read.
 const TOKENS_MIN: usize = BLOCK;

@@ -148,3 +148,31 @@ fn a_folder_that_cannot_be_written_to_is_counted_and_nothing_else() {
     assert_eq!((stats.disk_errors, stats.disk_writes, stats.disk_entries), (1, 0, 0));
     assert_eq!(shelf.read(&text(1, 400)), None);
 }
+
+/// Not a test: says how fast files of true size are written, synced, read and checked.
+#[test]
+#[ignore = "measures"]
+fn states_of_true_width_are_timed() {
+    const SEGMENT_BYTES: usize = 449_824;
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = text(1, 128 * BLOCK + 5);
+    let state = ToyState::wide(&tokens, SEGMENT_BYTES);
+    let shelf = open(dir.path(), 1 << 30);
+    let begun = Instant::now();
+    shelf.disk.write(HERE, &tokens, false, || Some(state));
+    while shelf.counters.read().disk_writes == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let written = begun.elapsed();
+    let prompt = [&tokens[..], &[TokenId(7)]].concat();
+    for _ in 0..3 {
+        let begun = Instant::now();
+        assert_eq!(shelf.read(&prompt).as_ref(), Some(&tokens));
+        let bytes = shelf.counters.read().disk_bytes;
+        println!(
+            "{} tokens, {bytes} bytes: written in {written:?}, read in {:?}",
+            tokens.len(),
+            begun.elapsed()
+        );
+    }
+}
