@@ -57,6 +57,11 @@ impl Truth {
     }
 }
 
+/// A copy that outlives the memory it was lent from.
+fn owned(lent: &Matrix) -> Matrix {
+    Matrix::from_vec(lent.data().to_vec(), lent.cols())
+}
+
 /// The logits of every position of every sequence, and the drafts of the token after next at all but the last.
 fn run(model: &Transformer, sequences: &[Vec<TokenId>]) -> (Vec<Matrix>, Vec<Matrix>) {
     let compute = compute();
@@ -65,11 +70,11 @@ fn run(model: &Transformer, sequences: &[Vec<TokenId>]) -> (Vec<Matrix>, Vec<Mat
         let chunk = Chunk { sequence: SequenceId(0), tokens: tokens.clone(), logits: LogitRows::All };
         let batch = Batch { chunks: vec![chunk] };
         let output = model.forward(&batch, &mut [&mut state], &mut Ctx::new(&compute)).expect("it runs");
-        let Some(mtp) = model.mtp() else { return (output.logits, Matrix::default()) };
+        let Some(mtp) = model.mtp() else { return (owned(&output.logits), Matrix::default()) };
         let (rows, cols) = (tokens.len() - 1, output.streams.cols());
         let streams = Matrix::from_vec(output.streams.data()[..rows * cols].to_vec(), cols);
         let drafts = mtp.forward(model, &streams, &tokens[1..], &mut state, &mut Ctx::new(&compute));
-        (output.logits, drafts.expect("it drafts").0)
+        (owned(&output.logits), owned(&drafts.expect("it drafts").0))
     };
     sequences.iter().map(run).unzip()
 }

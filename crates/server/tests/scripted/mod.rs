@@ -18,6 +18,7 @@
 
 #![allow(dead_code, reason = "each user takes a part")]
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -243,6 +244,10 @@ impl Writer<'_> {
     }
 }
 
+fn bytes(tokens: &[TokenId]) -> Vec<u8> {
+    tokens.iter().flat_map(|token| token.0.to_le_bytes()).collect()
+}
+
 impl Model for Scripted {
     type State = State;
     type Error = Broken;
@@ -278,7 +283,7 @@ impl Model for Scripted {
     }
 
     fn save(&self, state: &State) -> Vec<u8> {
-        state.tokens.iter().flat_map(|token| token.0.to_le_bytes()).collect()
+        bytes(&state.tokens)
     }
 
     fn restore(&self, bytes: &[u8]) -> Result<State, Broken> {
@@ -286,6 +291,40 @@ impl Model for Scripted {
         if !rest.is_empty() {
             return Err(Broken("not a state of this model".to_owned()));
         }
+        let tokens = words.iter().map(|&word| TokenId(u32::from_le_bytes(word))).collect();
+        Ok(State { tokens, rollback_max: 0, plan: None })
+    }
+
+    fn rollback_max(state: &State) -> usize {
+        state.rollback_max
+    }
+
+    fn identity(&self) -> u64 {
+        1
+    }
+
+    fn hold_from(_: &mut State, _: usize) {}
+
+    /// All of its past is in its tokens, so it can be taken back to any place.
+    fn at(state: &State, position: usize) -> Option<State> {
+        Some(State { tokens: state.tokens.get(..position)?.to_vec(), rollback_max: 0, plan: None })
+    }
+
+    fn memory(state: &State, _: &mut dyn FnMut(usize, usize)) -> usize {
+        4 * state.tokens.len()
+    }
+
+    fn segments(state: &State, range: Range<usize>) -> Vec<u8> {
+        bytes(&state.tokens[128 * range.start..128 * range.end])
+    }
+
+    fn tail(state: &State) -> Vec<u8> {
+        bytes(&state.tokens[state.tokens.len() / 128 * 128..])
+    }
+
+    fn assemble(_: &State, segments: &[&[u8]], tail: &[u8]) -> Result<State, Broken> {
+        let all: Vec<u8> = segments.iter().copied().chain([tail]).flatten().copied().collect();
+        let (words, _) = all.as_chunks::<4>();
         let tokens = words.iter().map(|&word| TokenId(u32::from_le_bytes(word))).collect();
         Ok(State { tokens, rollback_max: 0, plan: None })
     }
