@@ -61,7 +61,8 @@ struct Row {
     /// Tokens per second of each repetition, ascending.
     speeds: Vec<f64>,
     bytes_per_token: f64,
-    /// Median share of the memory roof when decoding, of the arithmetic roof in prefill.
+    /// Median share of the memory roof when decoding; in prefill the time that the operations take at their roofs,
+    /// over the median time.
     roof_share: f64,
 }
 
@@ -110,12 +111,8 @@ impl Bench<'_> {
             }
             Ok(tokens as f64 / start.elapsed().as_secs_f64())
         })?;
-        let config = self.model.config();
-        let flops = cuvier_weights::accounting::flops_per_token(config, tokens as u64 / 2).raw();
-        // The LM head runs for the last token only.
-        let head = 2.0 * config.vocab_size as f64 * config.hidden_size as f64;
-        let flops_per_token = flops - head * (tokens - 1) as f64 / tokens as f64;
-        let roof_share = median(&speeds) * flops_per_token / self.roof.flops_per_s;
+        let operations = self.model.prefill_operations(self.args.compute.kv.into(), tokens);
+        let roof_share = median(&speeds) * self.roof.seconds(&operations) / tokens as f64;
         Ok(Row { kind: "prefill", tokens, context: 0, slots: 1, speeds, bytes_per_token: 0.0, roof_share })
     }
 
@@ -194,10 +191,14 @@ fn median(sorted: &[f64]) -> f64 {
 
 fn print_table(bench: &Bench<'_>, rows: &[Row]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    let Roof { memory_bytes_per_s, flops_per_s } = bench.roof;
-    let (memory, flops) = (memory_bytes_per_s / 1e9, flops_per_s / 1e9);
+    let Roof { memory_bytes_per_s, flops_per_s, int8_ops_per_s, fp4_ops_per_s } = bench.roof;
+    let [memory, flops, int8, fp4] =
+        [memory_bytes_per_s, flops_per_s, int8_ops_per_s, fp4_ops_per_s].map(|limit| limit / 1e9);
     let (isa, threads) = (bench.compute.isa().name(), bench.compute.threads());
-    writeln!(out, "{isa}, {threads} threads: memory {memory:.1} GB/s, f32 {flops:.0} GFLOP/s")?;
+    writeln!(
+        out,
+        "{isa}, {threads} threads: memory {memory:.1} GB/s, f32 {flops:.0} GFLOP/s, int8 {int8:.0} and fp4 {fp4:.0} GOP/s"
+    )?;
     writeln!(out, "kind     tokens  context  slots  tokens/s     (min - max)      of roof")?;
     for row in rows {
         let speed = median(&row.speeds);
@@ -236,6 +237,8 @@ fn print_json(model: &str, bench: &Bench<'_>, rows: &[Row]) -> anyhow::Result<()
         "threads": bench.compute.threads(),
         "memory_gbps": bench.roof.memory_bytes_per_s / 1e9,
         "gflops": bench.roof.flops_per_s / 1e9,
+        "int8_gops": bench.roof.int8_ops_per_s / 1e9,
+        "fp4_gops": bench.roof.fp4_ops_per_s / 1e9,
     });
     let peak = peak_memory_bytes();
     let document = json!({ "model": model, "machine": machine, "runs": runs, "peak_memory_bytes": peak });

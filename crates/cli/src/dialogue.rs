@@ -1,7 +1,7 @@
 //! A conversation in progress: what was said, what the engine has computed of it, and the answer as it comes.
 
 use std::io::{IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use cuvier_encoding::{
@@ -43,6 +43,12 @@ pub struct Answer {
     pub ending: Option<Ending>,
     /// Tokens it wrote.
     pub tokens: usize,
+    /// Tokens of its prompt.
+    pub prompt_tokens: usize,
+    /// Of these, computed before.
+    pub cached_tokens: usize,
+    /// When its first token came.
+    pub first_token: Option<Instant>,
 }
 
 impl Answer {
@@ -58,6 +64,14 @@ impl Dialogue {
         self.history.messages.retain(|message| message.role == Role::System);
         self.conversation = self.engine.open()?;
         Ok(())
+    }
+
+    /// Tells the model something before the conversation, in place of what it was told; nothing, if empty.
+    pub fn set_system(&mut self, text: &str) {
+        self.history.messages.retain(|message| message.role != Role::System);
+        if !text.is_empty() {
+            self.history.messages.insert(0, Message::text(Role::System, text));
+        }
     }
 
     /// Says `text` and streams the answer to stdout, thoughts to stderr.
@@ -77,7 +91,8 @@ impl Dialogue {
 
     fn generate(&mut self) -> anyhow::Result<Answer> {
         let prompt = encode_conversation(&self.history, self.prompt_options)?;
-        let rest = self.rewind(&prompt)?;
+        let (cached_tokens, rest) = self.rewind(&prompt)?;
+        let prompt_tokens = cached_tokens + rest.len();
         let bar = progress::count(rest.len() as u64, "reading");
         let mut request = Request::new(rest);
         request.sampling = self.next_sampling();
@@ -87,7 +102,7 @@ impl Dialogue {
         let thinking = self.prompt_options.thinking != Thinking::Off;
         let mut parser = ChatParser::new(ParserOptions::new(thinking, None));
         let mut shown = Shown::new();
-        let mut answer = Answer::default();
+        let mut answer = Answer { prompt_tokens, cached_tokens, ..Answer::default() };
         loop {
             if self.interrupt.is_set() {
                 stream.cancel();
@@ -104,6 +119,7 @@ impl Dialogue {
                 Event::Token { token, .. } => {
                     bar.finish_and_clear();
                     answer.tokens += 1;
+                    answer.first_token.get_or_insert_with(Instant::now);
                     shown.events(parser.push_token(&self.tokenizer, token), &mut answer)?;
                 }
                 Event::Finished { reason } => shown.events(parser.finish(reason), &mut answer)?,
@@ -114,8 +130,8 @@ impl Dialogue {
         Ok(answer)
     }
 
-    /// Keeps what the engine has computed of this prompt, and returns the tokens that are left to compute.
-    fn rewind(&mut self, prompt: &Prompt) -> anyhow::Result<Vec<TokenId>> {
+    /// Keeps what the engine has computed of this prompt, and returns how many tokens that are and which are left.
+    fn rewind(&mut self, prompt: &Prompt) -> anyhow::Result<(usize, Vec<TokenId>)> {
         let tokens = self.tokenizer.encode_prompt(prompt)?;
         let computed = self.conversation.tokens()?;
         let common = tokens.iter().zip(&computed).take_while(|(a, b)| a == b).count();
@@ -125,7 +141,7 @@ impl Dialogue {
         if excess > 0 {
             self.conversation.rollback(excess)?;
         }
-        Ok(tokens[keep..].to_vec())
+        Ok((keep, tokens[keep..].to_vec()))
     }
 
     /// Every turn draws from a seed of its own.

@@ -48,7 +48,7 @@ pub struct Args {
     cache_dir: Option<PathBuf>,
     /// Most that the folder may hold
     #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = parse_size, requires = "cache_dir")]
-    cache_disk: Bytes,
+    cache_size: Bytes,
     /// Origin whose web pages may use the server; may be given several times
     #[arg(long, value_name = "ORIGIN")]
     cors: Vec<String>,
@@ -94,7 +94,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         context_max: args.context.map(|n| n as usize),
         cache: CacheConfig {
             memory_bytes: args.cache_memory.0,
-            disk: args.cache_dir.clone().map(|dir| DiskCache { dir, bytes_max: args.cache_disk.0 }),
+            disk: args.cache_dir.clone().map(|dir| DiskCache { dir, bytes_max: args.cache_size.0 }),
         },
         ..EngineConfig::default()
     };

@@ -77,7 +77,7 @@ impl Opened {
     /// Refuses a ceiling that the weights alone exceed, or all but exceed.
     pub fn check_memory(&self, ceiling: Option<Bytes>) -> anyhow::Result<()> {
         let Some(ceiling) = ceiling else { return Ok(()) };
-        let needed = self.checkpoint.tensor_bytes() + WORKSPACE_BYTES;
+        let needed = Transformer::weight_bytes(&self.checkpoint) + WORKSPACE_BYTES;
         if needed > ceiling.0 {
             let (needed, ceiling) = (show_size(needed), show_size(ceiling.0));
             bail!(

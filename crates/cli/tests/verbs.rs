@@ -134,7 +134,9 @@ fn a_bench_reports_speeds_and_shares() {
         assert!(run["tokens_per_s"].as_f64().expect("a speed") > 0.0);
         assert!(run["roof_share"].as_f64().expect("a share") > 0.0);
     }
-    assert!(report["machine"]["memory_gbps"].as_f64().expect("a rate") > 0.0);
+    for roof in ["memory_gbps", "gflops", "int8_gops", "fp4_gops"] {
+        assert!(report["machine"][roof].as_f64().expect("a rate") > 0.0, "{roof}");
+    }
 }
 
 #[test]

@@ -114,8 +114,9 @@ impl Bench<'_> {
         let share = |_: usize| 1.0 / STREAMS as f32;
         let mean = HcMix {
             pre: mix.pre.clone(),
-            post: Matrix::from_vec(vec![0.1; tokens * STREAMS], STREAMS),
-            comb: Matrix::from_vec((0..tokens * STREAMS * STREAMS).map(share).collect(), STREAMS * STREAMS),
+            post: Matrix::from_vec(vec![0.1; tokens * STREAMS], STREAMS).into(),
+            comb: Matrix::from_vec((0..tokens * STREAMS * STREAMS).map(share).collect(), STREAMS * STREAMS)
+                .into(),
         };
         self.time("hc_expand", tokens * 4 * (2 * cols + hidden), || {
             hc_expand(c, streams.view_mut(), out.view(), &mean);
@@ -134,9 +135,9 @@ impl Bench<'_> {
         let table = RopeTable::plain(10000.0, rope_dim);
         let positions: Vec<u32> = (0..tokens as u32).collect();
         self.time("angles", tokens * 4 * rope_dim, || {
-            table.angles(&positions);
+            table.angles(self.c, &positions);
         });
-        let angles = table.angles(&positions);
+        let angles = table.angles(self.c, &positions);
         self.time("norm_and_rope heads", tokens * 8 * heads * head_dim, || {
             norm_and_rope(c, q.view_mut(), None, 1e-6, heads, &angles);
         });

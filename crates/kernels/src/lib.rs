@@ -22,6 +22,8 @@ mod elementwise;
 mod embedding;
 mod entry;
 mod experts;
+#[cfg(test)]
+mod far_tests;
 mod fp4;
 mod gemm;
 mod hadamard;
@@ -40,7 +42,7 @@ mod testing;
 
 pub use attention::{AttentionConfig, AttentionSegment, Entries, attention};
 pub use compressor::{CompressorShape, compress, compressor_rows};
-pub use compute::{Compute, DisjointRows, Lent};
+pub use compute::{Compute, DisjointRows, Lent, Number};
 pub use elementwise::{add, replicate, scale};
 pub use embedding::embed;
 pub use entry::{
@@ -57,7 +59,7 @@ pub use int8::pack;
 pub use isa::{Isa, Vectorized};
 pub use quantise::{ACTIVATION_BLOCK, Activations, QuantisedRows, quantise};
 pub use rms_norm::rms_norm_in_place;
-pub use roof::{Roof, measure_roof};
+pub use roof::{Operations, Roof, measure_roof};
 pub use rope::{RopeAngles, RopeTable, Rotation, norm_and_rope, rope};
 pub use router::{Routing, route_by_hash, route_by_score};
 pub use swiglu::swiglu;

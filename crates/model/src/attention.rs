@@ -83,13 +83,13 @@ impl Attention {
     /// `x`: `[tokens, hidden_size]`, normed. Returns the same shape; the states take the tokens in.
     ///
     /// Source: DeepSeek-V4 `inference/model.py`, `Attention.forward`.
-    pub fn forward<'c>(
+    pub fn forward(
         &self,
         x: &Matrix,
         step: &Step<'_>,
         states: &mut [SegmentState<'_>],
-        ctx: &mut Ctx<'c>,
-    ) -> Lent<'c> {
+        ctx: &mut Ctx<'_>,
+    ) -> Lent {
         let tokens = x.rows();
         let x = &Activations::new(x.view());
         let mut qr = self.linear(x, &self.wq_a, ctx);
@@ -117,14 +117,14 @@ impl Attention {
         self.linear(&Activations::new(z.view()), &self.wo_b, ctx)
     }
 
-    fn linear<'c>(&self, x: &Activations<'_>, weight: &WeightMatrix, ctx: &mut Ctx<'c>) -> Lent<'c> {
+    fn linear(&self, x: &Activations<'_>, weight: &WeightMatrix, ctx: &mut Ctx<'_>) -> Lent {
         let mut out = ctx.matrix(x.exact().rows(), weight.rows());
         gemm(ctx.compute, x, weight, out.view_mut());
         out
     }
 
     /// `[tokens, num_attention_heads * head_dim]`: each head normed by itself, then rotated.
-    fn queries<'c>(&self, qr: &Activations<'_>, step: &Step<'_>, ctx: &mut Ctx<'c>) -> Lent<'c> {
+    fn queries(&self, qr: &Activations<'_>, step: &Step<'_>, ctx: &mut Ctx<'_>) -> Lent {
         let mut q = self.linear(qr, &self.wq_b, ctx);
         q.reshape(self.head_dim);
         let heads = self.num_attention_heads;
@@ -141,7 +141,7 @@ impl Attention {
         ctx: &mut Ctx<'_>,
     ) {
         let codec = self.codec(step.kv);
-        let mut bytes = Matrix::<u8>::zeros(kv.rows(), codec.row_bytes());
+        let mut bytes = ctx.matrix(kv.rows(), codec.row_bytes());
         encode_entries(ctx.compute, &codec, kv.view(), bytes.view_mut());
         for (segment, state) in step.segments.iter().zip(states) {
             state
@@ -150,15 +150,15 @@ impl Attention {
         }
     }
 
-    fn attend<'c>(
+    fn attend(
         &self,
         x: &Activations<'_>,
         qr: &Activations<'_>,
         q: &Matrix,
         step: &Step<'_>,
         states: &mut [SegmentState<'_>],
-        ctx: &mut Ctx<'c>,
-    ) -> Lent<'c> {
+        ctx: &mut Ctx<'_>,
+    ) -> Lent {
         match &self.compressed {
             Compressed::Sliding => self.attend_to(q, Entries::None, step, states, ctx),
             Compressed::Hca { compressor } => {
@@ -167,10 +167,8 @@ impl Attention {
             }
             Compressed::Csa { compressor, indexer } => {
                 self.append_entries(compressor, x, step, states, ctx);
-                let (segments, angles, kv) = (step.segments, step.angles, step.kv);
-                let input = IndexInput { x, qr, segments, angles, table: &self.table, kv };
-                let mut index: Vec<_> = states.iter_mut().map(|state| state.index_mut()).collect();
-                let selection = indexer.forward(&input, &mut index, ctx);
+                let input = IndexInput { x, qr, step, table: &self.table };
+                let selection = indexer.forward(&input, states, ctx);
                 self.attend_to(q, Entries::Selected(&selection), step, states, ctx)
             }
         }
@@ -184,29 +182,28 @@ impl Attention {
         states: &mut [SegmentState<'_>],
         ctx: &mut Ctx<'_>,
     ) {
-        let mut pending: Vec<_> =
-            states.iter_mut().map(|state| &mut state.compressed_mut().pending).collect();
-        let (entries, counts) = compressor.forward(x, step.segments, &mut pending, &self.table, ctx);
+        let pending = states.iter_mut().map(|state| &mut state.compressed_mut().pending);
+        let entries = compressor.forward(x, step, pending, &self.table, ctx);
         ctx.probe("attn.compressor", &entries);
         let codec = self.codec(step.kv);
-        let mut bytes = Matrix::<u8>::zeros(entries.rows(), codec.row_bytes());
+        let mut bytes = ctx.matrix(entries.rows(), codec.row_bytes());
         encode_entries(ctx.compute, &codec, entries.view(), bytes.view_mut());
         let mut rest = bytes.data();
-        for (state, count) in states.iter_mut().zip(counts) {
-            let (own, others) = rest.split_at(count * codec.row_bytes());
+        for (state, segment) in states.iter_mut().zip(step.segments) {
+            let (own, others) = rest.split_at(compressor.groups(segment).len() * codec.row_bytes());
             state.compressed_mut().entries.extend(own);
             rest = others;
         }
     }
 
-    fn attend_to<'c>(
+    fn attend_to(
         &self,
         q: &Matrix,
         entries: Entries<'_>,
         step: &Step<'_>,
         states: &[SegmentState<'_>],
-        ctx: &mut Ctx<'c>,
-    ) -> Lent<'c> {
+        ctx: &mut Ctx<'_>,
+    ) -> Lent {
         let segments: Vec<_> = step
             .segments
             .iter()
@@ -235,7 +232,7 @@ impl LayerState {
         self.compressed.as_mut().expect("states are made by the model whose layers they serve")
     }
 
-    fn index_mut(&mut self) -> &mut IndexState {
+    pub(crate) fn index_mut(&mut self) -> &mut IndexState {
         self.compressed_mut().index.as_mut().expect("states are made by the model whose layers they serve")
     }
 }

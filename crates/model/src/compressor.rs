@@ -1,12 +1,14 @@
 //! The compressor: every `ratio` tokens become one entry, a learned weighted sum per channel.
 
+use std::ops::Range;
+
 use cuvier_kernels::{
-    Activations, CompressorShape, RopeTable, compress, compressor_rows, gemm, norm_and_rope,
+    Activations, CompressorShape, Lent, RopeTable, compress, compressor_rows, gemm, norm_and_rope,
 };
-use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
+use cuvier_tensor::{MatMut, PagedRows, WeightMatrix};
 
 use crate::Ctx;
-use crate::step::Segment;
+use crate::step::{Segment, Step};
 
 /// A compressor of attention entries or of index keys.
 pub struct Compressor {
@@ -29,44 +31,46 @@ impl Compressor {
     }
 
     /// Takes the normed `x` `[tokens, hidden_size]` into the pending rows of each segment, and returns the
-    /// entries that became complete, `[entries, dim]`, normed and rotated to the first position of their group,
-    /// with how many belong to each segment.
+    /// entries that became complete, `[entries, dim]`, normed and rotated to the first position of their group; those
+    /// of a segment are its [`Compressor::groups`].
     ///
     /// Source: DeepSeek-V4 `inference/model.py`, `Compressor.forward`.
-    pub fn forward(
+    pub fn forward<'s>(
         &self,
         x: &Activations<'_>,
-        segments: &[Segment],
-        pending: &mut [&mut PagedRows<f32>],
+        step: &Step<'_>,
+        pending: impl Iterator<Item = &'s mut PagedRows<f32>>,
         table: &RopeTable,
         ctx: &mut Ctx<'_>,
-    ) -> (Matrix, Vec<usize>) {
+    ) -> Lent {
         let c = ctx.compute;
         let tokens = x.exact().rows();
         let mut k = ctx.matrix(tokens, self.wkv.rows());
         let mut s = ctx.matrix(tokens, self.wgate.rows());
         gemm(c, x, &self.wkv, k.view_mut());
         gemm(c, x, &self.wgate, s.view_mut());
-        let positions: Vec<u32> = segments.iter().flat_map(Segment::positions).collect();
         let mut rows = ctx.matrix(tokens, self.row_len());
-        compressor_rows(c, k.view(), s.view(), &self.ape, self.shape.ratio, &positions, rows.view_mut());
-
         let (ratio, dim) = (self.shape.ratio, self.shape.dim);
-        let mut entries = Vec::new();
-        let mut counts = Vec::with_capacity(segments.len());
-        let mut starts = Vec::new();
-        for (segment, pending) in segments.iter().zip(pending) {
+        compressor_rows(c, k.view(), s.view(), &self.ape, ratio, step.positions, rows.view_mut());
+
+        let groups = step.segments.iter().map(|segment| self.groups(segment));
+        let n_entries = groups.clone().map(|groups| groups.len()).sum();
+        let mut entries = ctx.matrix(n_entries, dim);
+        let mut rest = entries.data_mut();
+        for ((segment, pending), groups) in step.segments.iter().zip(pending).zip(groups.clone()) {
             pending.extend(&rows.data()[segment.rows.start * rows.cols()..segment.rows.end * rows.cols()]);
-            let blocks = segment.first_position / ratio..segment.end_position() / ratio;
-            let mut done = ctx.matrix(blocks.len(), dim);
-            compress(c, pending, self.shape, blocks.clone(), done.view_mut());
-            entries.extend_from_slice(done.data());
-            counts.push(blocks.len());
-            starts.extend(blocks.map(|block| (block * ratio) as u32));
+            let (own, others) = rest.split_at_mut(groups.len() * dim);
+            compress(c, pending, self.shape, groups, MatMut::new(own, dim));
+            rest = others;
         }
-        let mut entries = Matrix::from_vec(entries, dim);
-        let angles = table.angles(&starts);
+        let starts = ctx.column(n_entries, groups.flatten().map(|group| (group * ratio) as u32));
+        let angles = table.angles(c, starts.data());
         norm_and_rope(c, entries.view_mut(), Some(&self.norm), self.rms_norm_eps, 1, &angles);
-        (entries, counts)
+        entries
+    }
+
+    /// The groups that the tokens of `segment` complete.
+    pub fn groups(&self, segment: &Segment) -> Range<usize> {
+        segment.first_position / self.shape.ratio..segment.end_position() / self.shape.ratio
     }
 }

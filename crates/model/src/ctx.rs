@@ -1,6 +1,6 @@
 //! What a step runs on, and who looks on.
 
-use cuvier_kernels::{Compute, Lent};
+use cuvier_kernels::{Compute, Lent, Number};
 use cuvier_tensor::Matrix;
 
 /// Records named tensors while a step runs; see [`Ctx::with_probe`].
@@ -31,8 +31,18 @@ impl<'a> Ctx<'a> {
     }
 
     /// A matrix for intermediate results; see [`Compute::matrix`].
-    pub(crate) fn matrix(&self, rows: usize, cols: usize) -> Lent<'a> {
+    pub(crate) fn matrix<T: Number>(&self, rows: usize, cols: usize) -> Lent<T> {
         self.compute.matrix(rows, cols)
+    }
+
+    /// The `len` numbers of `numbers`, in one column of such a matrix.
+    ///
+    /// # Panics
+    /// If there are less.
+    pub(crate) fn column<T: Number>(&self, len: usize, mut numbers: impl Iterator<Item = T>) -> Lent<T> {
+        let mut column = self.matrix(len, 1);
+        column.data_mut().fill_with(|| numbers.next().expect("as many numbers as were announced"));
+        column
     }
 
     /// Sets the prefix of the names that follow, `layers.3` or `mtp.0`; empty outside layers.

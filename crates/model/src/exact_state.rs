@@ -6,7 +6,7 @@
 use std::num::NonZeroUsize;
 
 use crate::{
-    Batch, Chunk, Compute, Ctx, Isa, KvFormat, LogitRows, Matrix, ModelError, SequenceState, TokenId,
+    Batch, Chunk, Compute, Ctx, Isa, KvFormat, Lent, LogitRows, Matrix, ModelError, SequenceState, TokenId,
     Transformer,
 };
 use cuvier_types::SequenceId;
@@ -270,7 +270,7 @@ fn step(
     compute: &Compute,
     parts: &mut [(&mut SequenceState, &[TokenId])],
     logits: LogitRows,
-) -> Result<Matrix, ModelError> {
+) -> Result<Lent, ModelError> {
     let chunks = parts.iter().enumerate().map(|(index, (_, tokens))| Chunk {
         sequence: SequenceId(index as u64),
         tokens: tokens.to_vec(),

@@ -19,7 +19,7 @@ pub struct Connection {
 
 impl Connection {
     /// The sublayer's input `[tokens, hidden_size]` with the gain `norm`, and the mix that [`Connection::post`] needs.
-    pub fn pre<'c>(&self, streams: &Streams, norm: &[f32], ctx: &mut Ctx<'c>) -> (Lent<'c>, HcMix) {
+    pub fn pre(&self, streams: &Streams, norm: &[f32], ctx: &mut Ctx<'_>) -> (Lent, HcMix) {
         let mix = hc_mix(ctx.compute, streams.view(), &self.hc, &self.config);
         let mut x = ctx.matrix(streams.rows(), streams.cols() / self.config.hc_mult);
         hc_collapse(ctx.compute, streams.view(), &mix.pre, norm, self.config.norm_eps, x.view_mut());

@@ -1,14 +1,15 @@
 //! The lightning indexer: which compressed entries a token of a CSA layer attends to.
 
 use cuvier_kernels::{
-    Activations, IndexKeyCodec, IndexSegment, KvFormat, Lent, RopeAngles, RopeTable, Rotation, Selection,
+    Activations, IndexKeyCodec, IndexSegment, KvFormat, Lent, RopeTable, Rotation, Selection,
     encode_index_keys, gemm, hadamard, index_select, quantise_index_queries, rope, scale,
 };
-use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
+use cuvier_tensor::{PagedRows, WeightMatrix};
 
 use crate::Ctx;
+use crate::attention::SegmentState;
 use crate::compressor::Compressor;
-use crate::step::Segment;
+use crate::step::Step;
 
 /// The indexer of a CSA layer.
 pub struct Indexer {
@@ -37,14 +38,10 @@ pub struct IndexInput<'a> {
     pub x: &'a Activations<'a>,
     /// `[tokens, q_lora_rank]`.
     pub qr: &'a Activations<'a>,
-    /// The rows of each sequence.
-    pub segments: &'a [Segment],
-    /// Rotations of the rows' positions.
-    pub angles: &'a RopeAngles,
-    /// The table they come from.
+    /// What they are tokens of.
+    pub step: &'a Step<'a>,
+    /// The table that the step's angles come from.
     pub table: &'a RopeTable,
-    /// How keys are stored.
-    pub kv: KvFormat,
 }
 
 impl Indexer {
@@ -61,20 +58,21 @@ impl Indexer {
     pub fn forward(
         &self,
         input: &IndexInput<'_>,
-        states: &mut [&mut IndexState],
+        states: &mut [SegmentState<'_>],
         ctx: &mut Ctx<'_>,
     ) -> Selection {
         self.append_keys(input, states, ctx);
         let q = self.queries(input, ctx);
         let w = self.weights(input.x, ctx);
         let segments: Vec<_> = input
+            .step
             .segments
             .iter()
             .zip(states)
             .map(|(segment, state)| IndexSegment {
                 tokens: segment.rows.clone(),
                 first_position: segment.first_position,
-                keys: &state.keys,
+                keys: &state.index_mut().keys,
             })
             .collect();
         let ratio = self.compressor.shape.ratio;
@@ -83,43 +81,42 @@ impl Indexer {
             q.view(),
             w.view(),
             &segments,
-            &self.codec(input.kv),
+            &self.codec(input.step.kv),
             ratio,
             self.index_topk,
         )
     }
 
-    fn append_keys(&self, input: &IndexInput<'_>, states: &mut [&mut IndexState], ctx: &mut Ctx<'_>) {
-        let mut pending: Vec<_> = states.iter_mut().map(|state| &mut state.pending).collect();
-        let (mut keys, counts) =
-            self.compressor.forward(input.x, input.segments, &mut pending, input.table, ctx);
+    fn append_keys(&self, input: &IndexInput<'_>, states: &mut [SegmentState<'_>], ctx: &mut Ctx<'_>) {
+        let pending = states.iter_mut().map(|state| &mut state.index_mut().pending);
+        let mut keys = self.compressor.forward(input.x, input.step, pending, input.table, ctx);
         hadamard(ctx.compute, keys.view_mut());
         ctx.probe("attn.indexer.keys", &keys);
-        let codec = self.codec(input.kv);
-        let mut bytes = Matrix::<u8>::zeros(keys.rows(), codec.row_bytes());
+        let codec = self.codec(input.step.kv);
+        let mut bytes = ctx.matrix(keys.rows(), codec.row_bytes());
         encode_index_keys(ctx.compute, &codec, keys.view(), bytes.view_mut());
         let mut rest = bytes.data();
-        for (state, count) in states.iter_mut().zip(counts) {
-            let (own, others) = rest.split_at(count * codec.row_bytes());
-            state.keys.extend(own);
+        for (state, segment) in states.iter_mut().zip(input.step.segments) {
+            let (own, others) = rest.split_at(self.compressor.groups(segment).len() * codec.row_bytes());
+            state.index_mut().keys.extend(own);
             rest = others;
         }
     }
 
-    fn queries<'c>(&self, input: &IndexInput<'_>, ctx: &mut Ctx<'c>) -> Lent<'c> {
+    fn queries(&self, input: &IndexInput<'_>, ctx: &mut Ctx<'_>) -> Lent {
         let mut q = ctx.matrix(input.qr.exact().rows(), self.wq_b.rows());
         gemm(ctx.compute, input.qr, &self.wq_b, q.view_mut());
         q.reshape(self.index_head_dim);
-        rope(ctx.compute, q.view_mut(), self.index_n_heads, input.angles, Rotation::Forward);
+        rope(ctx.compute, q.view_mut(), self.index_n_heads, input.step.angles, Rotation::Forward);
         hadamard(ctx.compute, q.view_mut());
-        match input.kv {
+        match input.step.kv {
             KvFormat::Fp8 => quantise_index_queries(ctx.compute, q.view_mut()),
             KvFormat::F32 => {}
         }
         q
     }
 
-    fn weights<'c>(&self, x: &Activations<'_>, ctx: &mut Ctx<'c>) -> Lent<'c> {
+    fn weights(&self, x: &Activations<'_>, ctx: &mut Ctx<'_>) -> Lent {
         let mut w = ctx.matrix(x.exact().rows(), self.weights_proj.rows());
         gemm(ctx.compute, x, &self.weights_proj, w.view_mut());
         let factor = (self.index_head_dim as f64).powf(-0.5) * (self.index_n_heads as f64).powf(-0.5);

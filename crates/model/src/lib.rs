@@ -16,6 +16,7 @@ mod compressor;
 mod ctx;
 mod error;
 pub mod exact_state;
+mod footprint;
 mod hyper_connection;
 mod indexer;
 mod layer;
@@ -29,7 +30,7 @@ mod step;
 mod transformer;
 
 pub use ctx::{Ctx, PROBE_NAMES, Probe};
-pub use cuvier_kernels::{Compute, Isa, KvFormat, Roof, measure_roof};
+pub use cuvier_kernels::{Compute, Isa, KvFormat, Lent, Operations, Roof, measure_roof};
 pub use cuvier_tensor::Matrix;
 pub use cuvier_types::{Batch, Chunk, LogitRows, TokenId};
 pub use error::ModelError;

@@ -124,7 +124,7 @@ fn hc_config(config: &ModelConfig) -> HcConfig {
 }
 
 /// The checkpoint's name of the LM head.
-const HEAD: &str = "head.weight";
+pub(crate) const HEAD: &str = "head.weight";
 
 struct Loader<'a> {
     checkpoint: &'a Checkpoint,

@@ -1,7 +1,11 @@
-//! What measuring needs: states of any length without computing them, and the bytes that a step reads.
+//! What measuring needs: states of any length without computing them, and the bytes and operations of a step.
 
-use cuvier_kernels::{Compute, EntryCodec, IndexKeyCodec, KvFormat, encode_entries, encode_index_keys};
-use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
+use cuvier_kernels::{
+    Compute, EntryCodec, IndexKeyCodec, KvFormat, Operations, encode_entries, encode_index_keys,
+};
+use cuvier_tensor::{Matrix, PagedRows, WeightFormat, WeightMatrix};
+use cuvier_weights::ModelConfig;
+use cuvier_weights::accounting::flops_per_token;
 
 use crate::attention::Compressed;
 use crate::layer::Layer;
@@ -51,6 +55,78 @@ impl Transformer {
         let layers: f64 = self.layers.iter().map(|layer| layer.decode_bytes(slots)).sum();
         (embedding + self.head.bytes()) as f64 + layers
     }
+
+    /// Operations to prefill `tokens` tokens from an empty state, the LM head for the last one only.
+    pub fn prefill_operations(&self, kv: KvFormat, tokens: usize) -> Operations {
+        let first = self.layers.first();
+        let kinds = Kinds {
+            dense: first.map_or(Kind::F32, |layer| Kind::of(&layer.attn.wq_a)),
+            experts: first
+                .and_then(|layer| layer.ffn.experts.first())
+                .map_or(Kind::F32, |expert| Kind::of(&expert.w1)),
+            head: Kind::of(&self.head),
+            index: if kv == KvFormat::Fp8 { Kind::Fp4 } else { Kind::F32 },
+        };
+        prefill_operations(&self.config, kinds, tokens)
+    }
+}
+
+/// What products run on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    F32,
+    Int8,
+    Fp4,
+}
+
+impl Kind {
+    /// What products with `weight` run on.
+    fn of(weight: &WeightMatrix) -> Self {
+        match weight.format() {
+            WeightFormat::F32(_) | WeightFormat::Bf16(_) => Self::F32,
+            WeightFormat::Fp8 { .. } | WeightFormat::Int8(_) => Self::Int8,
+            WeightFormat::Fp4 { .. } => Self::Fp4,
+        }
+    }
+}
+
+/// What the products of a model run on, where that follows from how it is stored. All others are in f32.
+#[derive(Clone, Copy)]
+struct Kinds {
+    /// Projections of attention, shared experts, index queries.
+    dense: Kind,
+    /// Routed experts.
+    experts: Kind,
+    head: Kind,
+    /// Scores of the indexer.
+    index: Kind,
+}
+
+/// Positions at which the operations of a prompt are counted: they do not grow evenly.
+const COUNTED: usize = 64;
+
+fn prefill_operations(config: &ModelConfig, kinds: Kinds, tokens: usize) -> Operations {
+    let mut operations = Operations::default();
+    let mut add = |kind, amount| match kind {
+        Kind::F32 => operations.f32 += amount,
+        Kind::Int8 => operations.int8 += amount,
+        Kind::Fp4 => operations.fp4 += amount,
+    };
+    let head = 2.0 * config.vocab_size as f64 * config.hidden_size as f64;
+    add(kinds.head, head);
+    let mut config = config.clone();
+    let window = config.sliding_window;
+    for i in 0..COUNTED {
+        let position = tokens * (2 * i + 1) / (2 * COUNTED);
+        config.sliding_window = window.min(position + 1);
+        let flops = flops_per_token(&config, position as u64);
+        let times = tokens as f64 / COUNTED as f64;
+        add(kinds.dense, times * flops.fp8_weights);
+        add(kinds.experts, times * flops.routed_experts);
+        add(kinds.index, times * flops.indexer);
+        add(Kind::F32, times * (flops.small - head + flops.core_attention));
+    }
+    operations
 }
 
 impl SequenceState {
@@ -149,6 +225,33 @@ fn random(cols: usize) -> Matrix {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const KINDS: Kinds = Kinds { dense: Kind::Int8, experts: Kind::Fp4, head: Kind::Int8, index: Kind::Fp4 };
+
+    #[test]
+    fn the_operations_of_a_prompt_of_one_token_are_those_of_the_token() {
+        let config = ModelConfig { sliding_window: 1, ..ModelConfig::flash() };
+        let Operations { f32, int8, fp4 } = prefill_operations(&config, KINDS, 1);
+        let flops = flops_per_token(&config, 0);
+        assert!(((f32 + int8 + fp4) / flops.raw() - 1.0).abs() < 1e-12);
+        assert!((fp4 / flops.routed_experts - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_prompt_has_one_head_and_attention_that_grows() {
+        let config = ModelConfig::flash();
+        let flops = flops_per_token(&config, 0);
+        let [short, long] = [4096, 8192].map(|tokens| prefill_operations(&config, KINDS, tokens));
+        let head = 2.0 * config.vocab_size as f64 * config.hidden_size as f64;
+        assert!((long.int8 / (8192.0 * flops.fp8_weights + head) - 1.0).abs() < 1e-12);
+        assert!(long.f32 > 2.0 * short.f32 && long.fp4 > 2.0 * short.fp4);
+        // Of 2048 visible entries the indexer scores half on average, in each CSA layer.
+        let index = Kinds { experts: Kind::Int8, ..KINDS };
+        let scored = prefill_operations(&config, index, 8192).fp4 / 8192.0;
+        let layers = config.n_layers_of(cuvier_weights::LayerKind::Csa);
+        let all = (2 * layers * config.index_n_heads * config.index_head_dim * 1024) as f64;
+        assert!((scored / all - 1.0).abs() < 1e-3, "{scored} of {all}");
+    }
 
     #[test]
     fn random_rows_differ_and_stay_within_one() {

@@ -36,7 +36,7 @@ impl Moe {
     /// `x`: `[tokens, hidden_size]`, normed. Returns the same shape.
     ///
     /// Source: DeepSeek-V4 `inference/model.py`, `MoE.forward` and `Gate.forward`.
-    pub fn forward<'c>(&self, x: &Matrix, tokens: &[u32], ctx: &mut Ctx<'c>) -> Lent<'c> {
+    pub fn forward(&self, x: &Matrix, tokens: &[u32], ctx: &mut Ctx<'_>) -> Lent {
         let mut out = ctx.matrix(x.rows(), x.cols());
         let x = &Activations::new(x.view());
         let routing = self.route(x, tokens, ctx);
@@ -65,7 +65,7 @@ impl Moe {
         }
     }
 
-    fn shared<'c>(&self, x: &Activations<'_>, ctx: &mut Ctx<'c>) -> Lent<'c> {
+    fn shared(&self, x: &Activations<'_>, ctx: &mut Ctx<'_>) -> Lent {
         let ExpertWeights { w1, w3, w2 } = &self.shared_experts;
         let tokens = x.exact().rows();
         let mut gate = ctx.matrix(tokens, w1.rows());

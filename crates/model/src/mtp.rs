@@ -1,6 +1,6 @@
 //! Multi-token prediction: one more layer that drafts the token after the next.
 
-use cuvier_kernels::{Activations, HcConfig, HcHead, add, embed, gemm, rms_norm_in_place};
+use cuvier_kernels::{Activations, HcConfig, HcHead, Lent, add, embed, gemm, rms_norm_in_place};
 use cuvier_tensor::{Matrix, WeightMatrix};
 use cuvier_types::TokenId;
 
@@ -45,7 +45,7 @@ impl Mtp {
         next: &[TokenId],
         state: &mut SequenceState,
         ctx: &mut Ctx<'_>,
-    ) -> Result<(Matrix, Streams), ModelError> {
+    ) -> Result<(Lent, Streams), ModelError> {
         let tokens: Vec<u32> = next.iter().map(|token| token.0).collect();
         model.check_tokens(tokens.iter().copied())?;
         if tokens.len() != streams.rows() || tokens.is_empty() {
@@ -54,12 +54,13 @@ impl Mtp {
         let kv = state.geometry.kv;
         let own = state.mtp.as_mut().ok_or(ModelError::ForeignState)?;
         let segment = Segment { rows: 0..tokens.len(), first_position: own.window.range().end };
-        let positions: Vec<u32> = segment.positions().collect();
-        let angles = model.tables.sliding.angles(&positions);
+        let positions = ctx.column(tokens.len(), segment.positions());
+        let positions = positions.data();
+        let angles = model.tables.sliding.angles(ctx.compute, positions);
 
         ctx.enter(|| "mtp.0".to_owned());
         let mut streams = self.combine(model, streams, &tokens, ctx);
-        let step = Step { tokens: &tokens, segments: &[segment], angles: &angles, kv };
+        let step = Step { tokens: &tokens, positions, segments: &[segment], angles: &angles, kv };
         self.layer.forward(&mut streams, &step, &mut [own], ctx);
         let logits = head(&streams, &self.hc_head, &self.hc_config, &self.norm, &model.head, ctx);
         state.release(0);

@@ -8,6 +8,8 @@ use cuvier_kernels::{KvFormat, RopeAngles};
 pub struct Step<'a> {
     /// Token ids, one per row.
     pub tokens: &'a [u32],
+    /// Their positions.
+    pub positions: &'a [u32],
     /// The rows of each sequence.
     pub segments: &'a [Segment],
     /// Rotations of the rows' positions under this layer's table.

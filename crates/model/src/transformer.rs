@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use cuvier_kernels::{Activations, HcConfig, HcHead, KvFormat, RopeTable, embed, gemm, hc_head, replicate};
-use cuvier_tensor::{Matrix, WeightMatrix};
+use cuvier_kernels::{
+    Activations, HcConfig, HcHead, KvFormat, Lent, RopeTable, embed, gemm, hc_head, replicate,
+};
+use cuvier_tensor::WeightMatrix;
 use cuvier_types::{Batch, LogitRows};
 use cuvier_weights::ModelConfig;
 
@@ -41,9 +43,9 @@ pub(crate) struct Tables {
 /// What a step gives.
 pub struct StepOutput {
     /// `[rows asked for, vocab_size]`, in the order of the batch.
-    pub logits: Matrix,
+    pub logits: Lent,
     /// The residual streams after the last layer, `[tokens, hc_mult * hidden_size]`: the MTP block's input.
-    pub streams: Matrix,
+    pub streams: Lent,
 }
 
 impl Transformer {
@@ -88,22 +90,24 @@ impl Transformer {
     ) -> Result<StepOutput, ModelError> {
         self.check(batch, states)?;
         let kv = states[0].geometry.kv;
-        let tokens: Vec<u32> =
-            batch.chunks.iter().flat_map(|chunk| chunk.tokens.iter().map(|t| t.0)).collect();
         let segments = segments(batch, states);
-        let positions: Vec<u32> = segments.iter().flat_map(Segment::positions).collect();
-        let sliding = self.tables.sliding.angles(&positions);
-        let compressed = self.tables.compressed.angles(&positions);
+        let n_tokens = segments.last().map_or(0, |last| last.rows.end);
+        let tokens = batch.chunks.iter().flat_map(|chunk| chunk.tokens.iter().map(|t| t.0));
+        let tokens = ctx.column(n_tokens, tokens);
+        let positions = ctx.column(n_tokens, segments.iter().flat_map(Segment::positions));
+        let (tokens, positions) = (tokens.data(), positions.data());
+        let sliding = self.tables.sliding.angles(ctx.compute, positions);
+        let compressed = self.tables.compressed.angles(ctx.compute, positions);
 
-        let mut x = ctx.matrix(tokens.len(), self.config.hidden_size);
-        embed(ctx.compute, &tokens, &self.embed, x.view_mut());
+        let mut x = ctx.matrix(n_tokens, self.config.hidden_size);
+        embed(ctx.compute, tokens, &self.embed, x.view_mut());
         ctx.enter(String::new);
         ctx.probe("embed", &x);
         let mut streams = replicate(ctx.compute, x.view(), self.config.hc_mult);
         for (index, layer) in self.layers.iter().enumerate() {
             ctx.enter(|| format!("layers.{index}"));
             let angles = if layer.attn.is_sliding() { &sliding } else { &compressed };
-            let step = Step { tokens: &tokens, segments: &segments, angles, kv };
+            let step = Step { tokens, positions, segments: &segments, angles, kv };
             let mut layer_states: Vec<SegmentState<'_>> =
                 states.iter_mut().map(|state| &mut state.layers[index]).collect();
             layer.forward(&mut streams, &step, &mut layer_states, ctx);
@@ -113,11 +117,11 @@ impl Transformer {
             state.release(segment.first_position);
         }
         ctx.enter(String::new);
-        let logits = self.logits(&wanted_rows(&streams, batch, &segments), ctx);
-        Ok(StepOutput { logits, streams: streams.keep() })
+        let logits = self.logits(&wanted_rows(&streams, batch, &segments, ctx), ctx);
+        Ok(StepOutput { logits, streams })
     }
 
-    fn logits(&self, streams: &Streams, ctx: &mut Ctx<'_>) -> Matrix {
+    fn logits(&self, streams: &Streams, ctx: &mut Ctx<'_>) -> Lent {
         head(streams, &self.hc_head, &self.hc_config, &self.norm, &self.head, ctx)
     }
 
@@ -173,11 +177,11 @@ pub(crate) fn head(
     norm: &[f32],
     weight: &WeightMatrix,
     ctx: &mut Ctx<'_>,
-) -> Matrix {
+) -> Lent {
     let mut h = ctx.matrix(streams.rows(), weight.cols());
     hc_head(ctx.compute, streams.view(), hc, config, norm, h.view_mut());
     ctx.probe("norm", &h);
-    let mut logits = Matrix::zeros(h.rows(), weight.rows());
+    let mut logits = ctx.matrix(h.rows(), weight.rows());
     gemm(ctx.compute, &Activations::new(h.view()), weight, logits.view_mut());
     ctx.probe("logits", &logits);
     logits
@@ -195,15 +199,15 @@ fn segments(batch: &Batch, states: &[&mut SequenceState]) -> Vec<Segment> {
 }
 
 /// The rows of `streams` whose logits the batch asks for.
-fn wanted_rows(streams: &Streams, batch: &Batch, segments: &[Segment]) -> Streams {
-    let mut wanted = Vec::new();
-    for (chunk, Segment { rows, .. }) in batch.chunks.iter().zip(segments) {
-        let rows = match chunk.logits {
-            LogitRows::None => 0..0,
-            LogitRows::Last => rows.end - 1..rows.end,
-            LogitRows::All => rows.clone(),
-        };
-        wanted.extend_from_slice(&streams.data()[rows.start * streams.cols()..rows.end * streams.cols()]);
+fn wanted_rows(streams: &Streams, batch: &Batch, segments: &[Segment], ctx: &Ctx<'_>) -> Lent {
+    let wanted = batch.chunks.iter().zip(segments).map(|(chunk, Segment { rows, .. })| match chunk.logits {
+        LogitRows::None => 0..0,
+        LogitRows::Last => rows.end - 1..rows.end,
+        LogitRows::All => rows.clone(),
+    });
+    let mut out = ctx.matrix(wanted.clone().map(|rows| rows.len()).sum(), streams.cols());
+    for (index, row) in wanted.flatten().enumerate() {
+        out.row_mut(index).copy_from_slice(streams.row(row));
     }
-    Matrix::from_vec(wanted, streams.cols())
+    out
 }

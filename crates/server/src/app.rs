@@ -18,7 +18,7 @@ use crate::{ApiError, ServerConfig};
 
 /// What all requests share.
 pub struct App {
-    pub(crate) engine: EngineHandle,
+    pub(crate) engine: Arc<EngineHandle>,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) config: ServerConfig,
     pub(crate) metrics: Metrics,
@@ -41,15 +41,29 @@ impl App {
     pub fn new(engine: EngineHandle, tokenizer: Tokenizer, config: ServerConfig) -> Self {
         let all = (0..tokenizer.vocab_size() as u32).map(TokenId);
         let stop_tokens = all.filter(|&id| tokenizer.control().ends_answer(id)).collect();
+        let engine = Arc::new(engine);
         Self {
             permits: Arc::new(Semaphore::new(config.requests_max)),
-            metrics: Metrics::new(),
+            metrics: Metrics::new(engine.clone()),
             recall: Recall::default(),
             started: crate::wire::now(),
             engine,
             tokenizer,
             config,
             stop_tokens,
+        }
+    }
+
+    /// Checks that one request does not want more answers than there can ever be room for.
+    ///
+    /// # Errors
+    /// If it does: trying again would not help.
+    pub(crate) fn check_n_answers(&self, n: usize) -> Result<(), ApiError> {
+        let max = self.config.requests_max;
+        if n <= max {
+            Ok(())
+        } else {
+            Err(ApiError::field("n", format!("asks for {n} answers, at most {max}")))
         }
     }
 

@@ -1,11 +1,16 @@
 //! Counters for `/metrics`, in Prometheus' text format.
 
+use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{Duration, Instant};
 
+use cuvier_engine::{CacheStats, EngineHandle};
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
@@ -31,7 +36,7 @@ struct Counters {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(engine: Arc<EngineHandle>) -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.005, 2.0, 16));
         let counters = Counters {
             requests: Counter::<u64, AtomicU64>::default(),
@@ -59,6 +64,7 @@ impl Metrics {
             c.first_token.clone(),
         );
         registry.register("between_tokens_seconds", "From a token to the next", c.between_tokens.clone());
+        registry.register_collector(Box::new(CacheMetrics(engine)));
         Self { registry, counters }
     }
 
@@ -75,6 +81,50 @@ impl Metrics {
         self.counters.in_flight.inc();
         let start = Instant::now();
         Request { counters: self.counters.clone(), start, last_token: None, looked_up: false, ended: false }
+    }
+}
+
+/// What the engine's cache counts by itself.
+#[derive(Debug)]
+struct CacheMetrics(Arc<EngineHandle>);
+
+/// Name, meaning and value of a figure.
+type Figure = (&'static str, &'static str, fn(&CacheStats) -> u64);
+
+/// What only grows.
+const COUNTED: [Figure; 9] = [
+    ("cache_memory_hit_tokens", "Prompt tokens taken from memory", |stats| stats.memory_hit_tokens),
+    ("cache_disk_hit_tokens", "Prompt tokens read from disk", |stats| stats.disk_hit_tokens),
+    ("cache_miss_tokens", "Prompt tokens that had to be computed", |stats| stats.miss_tokens),
+    ("cache_memory_evictions", "States let go for want of memory", |stats| stats.memory_evictions),
+    ("cache_disk_evictions", "States removed from disk for want of space", |stats| stats.disk_evictions),
+    ("cache_disk_writes", "States written to disk", |stats| stats.disk_writes),
+    ("cache_disk_write_bytes", "Bytes written to disk", |stats| stats.disk_write_bytes),
+    ("cache_disk_reads", "States read from disk", |stats| stats.disk_reads),
+    ("cache_disk_broken", "Files on disk that were found broken", |stats| stats.disk_broken),
+];
+
+/// What rises and falls.
+const HELD: [Figure; 5] = [
+    ("cache_memory_entries", "States in memory", |stats| stats.memory_entries),
+    ("cache_memory_bytes", "Bytes of memory that they take", |stats| stats.memory_bytes),
+    ("cache_disk_entries", "States on disk", |stats| stats.disk_entries),
+    ("cache_disk_bytes", "Bytes of their files", |stats| stats.disk_bytes),
+    ("cache_disk_waiting", "States that wait to be written", |stats| stats.disk_waiting),
+];
+
+impl Collector for CacheMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let stats = self.0.cache_stats();
+        for (name, help, value) in COUNTED {
+            let counter = ConstCounter::new(value(&stats));
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        for (name, help, value) in HELD {
+            let gauge = ConstGauge::new(value(&stats));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
     }
 }
 

@@ -146,6 +146,22 @@ mod tests {
     }
 
     #[test]
+    fn rows_behind_two_to_the_32_elements_are_the_ones_that_were_pushed() {
+        let start = (1 << 21) + 7;
+        let mut rows = PagedRows::<u16>::new(2048, start);
+        for i in 0..100 {
+            rows.extend(&[i; 2048]);
+        }
+        rows.release_before(start + 40);
+        assert_eq!(rows.range(), start + 40..start + 100);
+        assert!(rows.range().all(|index| rows.row(index)[2047] == (index - start) as u16));
+        assert_eq!(rows.run(start + 50, start + 100)[0], 50);
+        rows.truncate(start + 90);
+        assert_eq!(rows.copy_from(start + 88), [[88; 2048], [89; 2048]].concat());
+        assert_eq!(rows.capacity(), 3 * PAGE_ROWS * 2048);
+    }
+
+    #[test]
     fn a_clone_does_not_see_what_is_written_later() {
         let mut rows = PagedRows::<u8>::new(1, 5);
         rows.extend(&[1, 2, 3]);

@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+mod conformance;
 mod emulate;
 mod fixtures;
+mod load;
 mod mutants;
 mod peers;
 mod process;
@@ -36,6 +38,10 @@ enum Command {
     /// Time the same synthetic weights in llama.cpp and here, in turns; needs Python, its package registry, a C++
     /// compiler, 20 GB of disk and of memory.
     Peers(peers::Args),
+    /// Put a server under load, under attack and to death, and report what it did.
+    Load(load::Args),
+    /// Try real clients against a running server; needs Python, Node and their package registries.
+    Conformance(conformance::Args),
     /// Run tests on an emulated CPU with AVX-512; needs Debian packages, which it names, and minutes of one core.
     Emulate(emulate::Args),
 }
@@ -47,6 +53,8 @@ fn main() -> anyhow::Result<()> {
         Command::Fixtures { names } => fixtures::run(&root, &names),
         Command::Mutants { only, list } => mutants::run(&root, only.as_deref(), list),
         Command::Peers(args) => peers::run(&root, &args),
+        Command::Load(args) => load::run(&root, &args),
+        Command::Conformance(args) => conformance::run(&root, &args),
         Command::Emulate(args) => emulate::run(&root, &args),
     }
 }

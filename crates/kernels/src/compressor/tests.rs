@@ -183,7 +183,7 @@ fn check_recorded(name: &str, ratio: usize) {
         let mut entries = Matrix::zeros(blocks, shape.dim);
         compress(c, &rows, shape, 0..blocks, entries.view_mut());
         rms_norm_in_place(c, entries.view_mut(), Some(&norm), 1e-6);
-        rope(c, entries.view_mut(), 1, &table.angles(&first_positions), Rotation::Forward);
+        rope(c, entries.view_mut(), 1, &table.angles(c, &first_positions), Rotation::Forward);
         entries.into_vec()
     });
     let recorded = fixture.matrix("entries");

@@ -6,13 +6,14 @@ mod workspace;
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::Isa;
 use pool::Pool;
 
 pub use disjoint::DisjointRows;
-pub use workspace::Lent;
 use workspace::Workspace;
+pub use workspace::{Lent, Number};
 
 /// Ranges per thread that [`Compute::for_each_range`] makes of work that is large enough: the thread that is late
 /// then holds up the others by an eighth of its share at most.
@@ -23,7 +24,7 @@ const RANGES_PER_THREAD: usize = 8;
 pub struct Compute {
     isa: Isa,
     pool: Option<Pool>,
-    workspace: Workspace,
+    workspace: Arc<Workspace>,
 }
 
 impl Compute {
@@ -33,7 +34,7 @@ impl Compute {
     /// If the operating system refuses the threads.
     pub fn new(isa: Isa, threads: NonZeroUsize) -> std::io::Result<Self> {
         let pool = if threads.get() == 1 { None } else { Some(Pool::new(threads)?) };
-        Ok(Self { isa, pool, workspace: Workspace::default() })
+        Ok(Self { isa, pool, workspace: Arc::default() })
     }
 
     /// The instruction set.
@@ -48,7 +49,7 @@ impl Compute {
 
     /// A matrix for intermediate results, `[rows, cols]`, of whatever numbers an earlier one left there: it is for
     /// operations that write all of it. Its memory comes back here when it is dropped.
-    pub fn matrix(&self, rows: usize, cols: usize) -> Lent<'_> {
+    pub fn matrix<T: Number>(&self, rows: usize, cols: usize) -> Lent<T> {
         self.workspace.lend(rows, cols)
     }
 

@@ -2,29 +2,59 @@
 //! tenth of its time.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cuvier_tensor::Matrix;
 
-/// Buffers that wait; of more than these, the smallest are given back to the system.
+/// Buffers of one type that wait; of more than these, the smallest are given back to the system.
 const WAITING_MAX: usize = 32;
 
 /// Buffers that nobody uses now.
 #[derive(Debug, Default)]
-pub(super) struct Workspace(Mutex<Vec<Vec<f32>>>);
+pub struct Workspace {
+    f32s: Waiting<f32>,
+    i8s: Waiting<i8>,
+    u8s: Waiting<u8>,
+    u16s: Waiting<u16>,
+    u32s: Waiting<u32>,
+}
+
+/// Buffers of one type.
+type Waiting<T> = Mutex<Vec<Vec<T>>>;
+
+/// The numbers that intermediate results consist of.
+pub trait Number: Copy + Default {
+    /// The buffers that wait for numbers of this type.
+    fn waiting(workspace: &Workspace) -> &Mutex<Vec<Vec<Self>>>;
+}
+
+macro_rules! numbers {
+    ($($number:ident: $field:ident),*) => {$(
+        impl Number for $number {
+            fn waiting(workspace: &Workspace) -> &Waiting<Self> {
+                &workspace.$field
+            }
+        }
+    )*};
+}
+
+numbers!(f32: f32s, i8: i8s, u8: u8s, u16: u16s, u32: u32s);
 
 impl Workspace {
     /// A matrix whose numbers are whatever an earlier one left there.
-    pub(super) fn lend(&self, rows: usize, cols: usize) -> Lent<'_> {
+    pub(super) fn lend<T: Number>(self: &Arc<Self>, rows: usize, cols: usize) -> Lent<T> {
         let len = rows * cols;
         let mut data = self.take(len);
-        data.resize(len, 0.0);
-        Lent { matrix: Matrix::from_vec(data, cols), workspace: self }
+        data.resize(len, T::default());
+        Lent { matrix: Matrix::from_vec(data, cols), workspace: Some(Arc::clone(self)) }
     }
 
     /// The smallest buffer that is large enough, else a new one.
-    fn take(&self, len: usize) -> Vec<f32> {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take<T: Number>(&self, len: usize) -> Vec<T> {
+        if len == 0 {
+            return Vec::new();
+        }
+        let mut waiting = T::waiting(self).lock().unwrap_or_else(PoisonError::into_inner);
         let large_enough = waiting.iter().enumerate().filter(|(_, data)| data.capacity() >= len);
         match large_enough.min_by_key(|(_, data)| data.capacity()) {
             Some((index, _)) => waiting.swap_remove(index),
@@ -32,8 +62,8 @@ impl Workspace {
         }
     }
 
-    fn give(&self, data: Vec<f32>) {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn give<T: Number>(&self, data: Vec<T>) {
+        let mut waiting = T::waiting(self).lock().unwrap_or_else(PoisonError::into_inner);
         waiting.push(data);
         if waiting.len() > WAITING_MAX {
             let smallest = (0..waiting.len()).min_by_key(|&index| waiting[index].capacity());
@@ -42,39 +72,53 @@ impl Workspace {
     }
 }
 
-/// A matrix in memory that goes back to its [`Compute`](crate::Compute) when it is dropped.
-#[derive(Debug)]
-pub struct Lent<'c> {
-    matrix: Matrix,
-    workspace: &'c Workspace,
+/// A matrix in memory that goes back to its [`Compute`](crate::Compute) when it is dropped; one made of a [`Matrix`]
+/// has memory of its own.
+#[derive(Debug, Default)]
+pub struct Lent<T: Number = f32> {
+    matrix: Matrix<T>,
+    workspace: Option<Arc<Workspace>>,
 }
 
-impl Lent<'_> {
-    /// The matrix for good: its memory does not come back.
-    pub fn keep(mut self) -> Matrix {
-        std::mem::take(&mut self.matrix)
+impl<T: Number> From<Matrix<T>> for Lent<T> {
+    fn from(matrix: Matrix<T>) -> Self {
+        Self { matrix, workspace: None }
     }
 }
 
-impl Deref for Lent<'_> {
-    type Target = Matrix;
+impl<T: Number> Clone for Lent<T> {
+    fn clone(&self) -> Self {
+        self.matrix.clone().into()
+    }
+}
 
-    fn deref(&self) -> &Matrix {
+impl<T: Number + PartialEq> PartialEq for Lent<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.matrix == other.matrix
+    }
+}
+
+impl<T: Number> Deref for Lent<T> {
+    type Target = Matrix<T>;
+
+    fn deref(&self) -> &Matrix<T> {
         &self.matrix
     }
 }
 
-impl DerefMut for Lent<'_> {
-    fn deref_mut(&mut self) -> &mut Matrix {
+impl<T: Number> DerefMut for Lent<T> {
+    fn deref_mut(&mut self) -> &mut Matrix<T> {
         &mut self.matrix
     }
 }
 
-impl Drop for Lent<'_> {
+impl<T: Number> Drop for Lent<T> {
     fn drop(&mut self) {
         let data = std::mem::take(&mut self.matrix).into_vec();
-        if data.capacity() > 0 {
-            self.workspace.give(data);
+        if let Some(workspace) = self.workspace.take()
+            && data.capacity() > 0
+        {
+            workspace.give(data);
         }
     }
 }
@@ -85,23 +129,23 @@ mod tests {
 
     #[test]
     fn a_matrix_has_the_shape_asked_for_and_leaves_its_memory_to_the_next_that_fits() {
-        let workspace = Workspace::default();
-        let large = workspace.lend(10, 100);
-        let small = workspace.lend(3, 4);
+        let workspace = Arc::new(Workspace::default());
+        let large = workspace.lend::<f32>(10, 100);
+        let small = workspace.lend::<f32>(3, 4);
         let [large_at, small_at] = [&large, &small].map(|m| m.data().as_ptr());
         drop((large, small));
-        let again = workspace.lend(2, 6);
+        let again = workspace.lend::<f32>(2, 6);
         assert_eq!((again.rows(), again.cols(), again.data().as_ptr()), (2, 6, small_at));
-        assert_eq!(workspace.lend(1, 13).data().as_ptr(), large_at);
-        assert_eq!(workspace.lend(0, 5).rows(), 0);
+        assert_eq!(workspace.lend::<f32>(1, 13).data().as_ptr(), large_at);
+        assert_eq!(workspace.lend::<f32>(0, 5).rows(), 0);
     }
 
     #[test]
     fn what_waits_is_bounded() {
-        let workspace = Workspace::default();
-        let all: Vec<_> = (1..=2 * WAITING_MAX).map(|rows| workspace.lend(rows, 1)).collect();
+        let workspace = Arc::new(Workspace::default());
+        let all: Vec<_> = (1..=2 * WAITING_MAX).map(|rows| workspace.lend::<f32>(rows, 1)).collect();
         drop(all);
-        let waiting = workspace.0.lock().expect("no test panics");
+        let waiting = workspace.f32s.lock().expect("no test panics");
         assert_eq!(waiting.len(), WAITING_MAX);
         assert!(waiting.iter().all(|data| data.capacity() > WAITING_MAX), "the largest stay");
     }

@@ -38,7 +38,7 @@ pub fn scale(_: &Compute, x: MatMut<'_>, factor: f32) {
 /// Each row of `x` `parts` times side by side, `[rows, parts * cols]`: the residual streams of an embedding.
 ///
 /// Source: DeepSeek-V4 `inference/model.py`, `Transformer.forward`.
-pub fn replicate<'c>(c: &'c Compute, x: MatRef<'_>, parts: usize) -> Lent<'c> {
+pub fn replicate(c: &Compute, x: MatRef<'_>, parts: usize) -> Lent {
     let mut out = c.matrix(x.rows(), x.cols() * parts);
     for (row, out) in x.iter().zip(out.data_mut().chunks_exact_mut((x.cols() * parts).max(1))) {
         out.chunks_exact_mut(x.cols()).for_each(|part| part.copy_from_slice(row));

@@ -5,10 +5,9 @@ use std::ops::Range;
 
 use cuvier_tensor::{MatMut, Matrix, WeightMatrix};
 
-use crate::fp4::Blocks;
-use crate::gemm::{Inputs, MIN_PRODUCTS, PANEL_ROWS, PANEL_TOKENS, product};
+use crate::gemm::{Inputs, MIN_PRODUCTS, PANEL_ROWS, PANEL_TOKENS, Workbench, product};
 use crate::swiglu::SwigluRow;
-use crate::{Activations, Compute, DisjointRows};
+use crate::{Activations, Compute, DisjointRows, Lent};
 
 #[cfg(test)]
 mod reference;
@@ -60,8 +59,8 @@ pub fn experts<E: Borrow<ExpertWeights> + Sync>(
     assert_eq!((out.rows(), out.cols()), (n_tokens, dim), "outputs");
     assert_eq!((ids.data().len(), ids.cols()), (weights.data().len(), weights.cols()), "ids and weights");
     assert_eq!(ids.data().len(), n_tokens * ids.cols(), "tokens");
-    let plan = Plan::new(ids, weights, experts);
-    let mut hidden = c.matrix(plan.tokens.len(), plan.inter);
+    let plan = Plan::new(c, ids, weights, experts);
+    let mut hidden = c.matrix(plan.tokens.rows(), plan.inter);
     plan.up(c, x, swiglu_limit, hidden.view_mut());
     plan.down(c, &Activations::new(hidden.view()), out);
 }
@@ -70,9 +69,9 @@ pub fn experts<E: Borrow<ExpertWeights> + Sync>(
 struct Plan<'a> {
     chosen: Vec<Chosen<'a>>,
     /// The token of each pair.
-    tokens: Vec<u32>,
+    tokens: Lent<u32>,
     /// The routing weight of each pair.
-    weights: Vec<f32>,
+    weights: Lent,
     /// Width between the two halves of an expert.
     inter: usize,
 }
@@ -84,20 +83,31 @@ struct Chosen<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new<E: Borrow<ExpertWeights>>(ids: &Matrix<u16>, weights: &Matrix<f32>, experts: &'a [E]) -> Self {
+    fn new<E: Borrow<ExpertWeights>>(
+        c: &Compute,
+        ids: &Matrix<u16>,
+        weights: &Matrix<f32>,
+        experts: &'a [E],
+    ) -> Self {
         let k = ids.cols();
-        let mut order: Vec<usize> = (0..ids.data().len()).collect();
-        // Stable: the tokens of an expert stay in ascending order.
-        order.sort_by_key(|&slot| ids.data()[slot]);
-        let mut chosen: Vec<Chosen<'a>> = Vec::new();
-        for same in order.chunk_by(|&a, &b| ids.data()[a] == ids.data()[b]) {
+        let len = ids.data().len();
+        let (mut tokens, mut of_pairs) = (c.matrix::<u32>(len, 1), c.matrix(len, 1));
+        let order = tokens.data_mut();
+        order.iter_mut().zip(0..).for_each(|(slot, i)| *slot = i);
+        let expert = |slot: u32| ids.data()[slot as usize];
+        // The tokens of an expert stay in ascending order.
+        order.sort_unstable_by_key(|&slot| (expert(slot), slot));
+        of_pairs.data_mut().iter_mut().zip(&*order).for_each(|(w, &slot)| *w = weights.data()[slot as usize]);
+        let mut chosen: Vec<Chosen<'a>> = Vec::with_capacity(len.min(experts.len()));
+        for same in order.chunk_by(|&a, &b| expert(a) == expert(b)) {
             let start = chosen.last().map_or(0, |last| last.pairs.end);
-            let weights = experts[usize::from(ids.data()[same[0]])].borrow();
+            let weights = experts[usize::from(expert(same[0]))].borrow();
             chosen.push(Chosen { weights, pairs: start..start + same.len() });
         }
+        order.iter_mut().for_each(|slot| *slot /= k as u32);
         Self {
-            tokens: order.iter().map(|&slot| (slot / k) as u32).collect(),
-            weights: order.iter().map(|&slot| weights.data()[slot]).collect(),
+            tokens,
+            weights: of_pairs,
             inter: chosen.first().map_or(0, |first| first.weights.w1.rows()),
             chosen,
         }
@@ -115,26 +125,32 @@ impl<'a> Plan<'a> {
         let hidden = DisjointRows::new(hidden.into_data(), self.inter);
         let panels = self.inter.div_ceil(PANEL_ROWS);
         let items = self.chosen.len() * panels;
-        let per_item = 2 * PANEL_ROWS * x.cols() * self.tokens.len() / self.chosen.len().max(1);
+        let per_item = 2 * PANEL_ROWS * x.cols() * self.tokens.rows() / self.chosen.len().max(1);
         c.for_each_range(items, MIN_PRODUCTS / per_item.max(1), |items| {
-            let [mut gate, mut up] = [const { Vec::new() }; 2];
-            let mut gathered = Blocks::default();
+            let mut bench = Workbench::take();
+            let Workbench { gathered, parts: [gate, up] } = &mut *bench;
             for (expert, own) in by_expert(items, panels) {
                 let Chosen { weights, pairs } = &self.chosen[expert];
                 for pairs in blocks(pairs) {
-                    let inputs = x.listed(&self.tokens[pairs.clone()]);
-                    inputs.gather(c.isa(), &[&weights.w1, &weights.w3], &mut gathered);
+                    let inputs = x.listed(&self.tokens.data()[pairs.clone()]);
+                    inputs.gather(c.isa(), &[&weights.w1, &weights.w3], gathered);
                     for panel in own.clone() {
                         let rows = panel_rows(panel, self.inter);
-                        for (w, out) in [(&weights.w1, &mut gate), (&weights.w3, &mut up)] {
+                        for (w, out) in [(&weights.w1, &mut *gate), (&weights.w3, &mut *up)] {
                             out.resize(pairs.len() * rows.len(), 0.0);
-                            product(c.isa(), inputs, &gathered, w, rows.clone(), out);
+                            product(c.isa(), inputs, gathered, w, rows.clone(), out);
                         }
                         let parts = gate.chunks_exact(rows.len()).zip(up.chunks_exact(rows.len()));
                         for (pair, (gate, up)) in pairs.clone().zip(parts) {
                             // SAFETY: an item is one expert, whose pairs are its own, and one panel of rows.
                             let out = unsafe { hidden.part(pair, rows.clone()) };
-                            c.isa().dispatch(SwigluRow { gate, up, limit, weight: self.weights[pair], out });
+                            c.isa().dispatch(SwigluRow {
+                                gate,
+                                up,
+                                limit,
+                                weight: self.weights.data()[pair],
+                                out,
+                            });
                         }
                     }
                 }
@@ -151,11 +167,12 @@ impl<'a> Plan<'a> {
         }
         let n_tokens = out.rows();
         let out = DisjointRows::new(out.into_data(), dim);
-        let per_item = PANEL_ROWS * self.inter * self.tokens.len();
+        let per_item = PANEL_ROWS * self.inter * self.tokens.rows();
         // An item is a panel of outputs and goes through all experts, in ascending id: the sum of a token has one
         // order, and no two tasks share it.
         c.for_each_range(dim.div_ceil(PANEL_ROWS), MIN_PRODUCTS / per_item.max(1), |items| {
-            let (mut part, mut gathered) = (Vec::new(), Blocks::default());
+            let mut bench = Workbench::take();
+            let Workbench { gathered, parts: [part, _] } = &mut *bench;
             let all = items.start * PANEL_ROWS..dim.min(items.end * PANEL_ROWS);
             for token in 0..n_tokens {
                 // SAFETY: an item is one panel of outputs.
@@ -164,11 +181,11 @@ impl<'a> Plan<'a> {
             for Chosen { weights, pairs } in &self.chosen {
                 for pairs in blocks(pairs) {
                     let inputs = hidden.range(pairs.clone());
-                    inputs.gather(c.isa(), &[&weights.w2], &mut gathered);
+                    inputs.gather(c.isa(), &[&weights.w2], gathered);
                     for rows in items.clone().map(|item| panel_rows(item, dim)) {
                         part.resize(pairs.len() * rows.len(), 0.0);
-                        product(c.isa(), inputs, &gathered, &weights.w2, rows.clone(), &mut part);
-                        let tokens = &self.tokens[pairs.clone()];
+                        product(c.isa(), inputs, gathered, &weights.w2, rows.clone(), part);
+                        let tokens = &self.tokens.data()[pairs.clone()];
                         for (token, part) in tokens.iter().zip(part.chunks_exact(rows.len())) {
                             // SAFETY: as above.
                             let out = unsafe { out.part(*token as usize, rows.clone()) };

@@ -45,7 +45,7 @@ pub(super) const DIRECT_TOKENS: usize = 2;
 pub(crate) struct Blocks {
     blocks: Vec<Block>,
     tokens: usize,
-    /// `[tokens, fours]`, the last four filled up with zeros; none unless they were asked for.
+    /// `[tokens, fours]`, the last four as [`four_by_four`] says; none unless they were asked for.
     fours: Vec<FourBlocks>,
 }
 
@@ -141,21 +141,31 @@ impl Vectorized for Spread<'_> {
     }
 }
 
-/// Appends the blocks of one token, whose codes are `codes`, four at a time.
+/// Appends the blocks of one token, whose codes are `codes`, four at a time. Where only one or two are left, they stand
+/// there twice.
 fn four_by_four<'a>(
     codes: &[[i8; ACTIVATION_BLOCK]],
     mut blocks: impl Iterator<Item = &'a Block>,
     out: &mut Vec<FourBlocks>,
 ) {
     for codes in codes.chunks(4) {
+        let stands_twice = codes.len() <= 2;
         let mut four = FourBlocks::ZERO;
         for (i, (codes, block)) in codes.iter().zip(&mut blocks).enumerate() {
-            four.codes[i].as_flattened_mut().copy_from_slice(codes);
-            for (bias, &of_block) in four.bias.iter_mut().zip(&block.bias) {
-                bias[i] = of_block;
+            set(&mut four, i, codes, block);
+            if stands_twice {
+                set(&mut four, i + 2, codes, block);
             }
-            four.scales[i] = block.scale;
         }
         out.push(four);
     }
+}
+
+/// Makes `block`, whose codes are `codes`, block `i` of four.
+fn set(four: &mut FourBlocks, i: usize, codes: &[i8; ACTIVATION_BLOCK], block: &Block) {
+    four.codes[i].as_flattened_mut().copy_from_slice(codes);
+    for (bias, &of_block) in four.bias.iter_mut().zip(&block.bias) {
+        bias[i] = of_block;
+    }
+    four.scales[i] = block.scale;
 }

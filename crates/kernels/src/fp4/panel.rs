@@ -167,6 +167,14 @@ impl<'a> Strip<'a> {
         &self.codes[block * BLOCK_BYTES..]
     }
 
+    /// Codes and scales of the last blocks of row `r`: what is left behind whole fours of them.
+    #[inline(always)]
+    pub(super) fn tail(&self, r: usize) -> (&'a [u8], &'a [u8]) {
+        let codes = &self.codes[r * self.codes_stride..][..self.codes_stride];
+        let scales = &self.scales[r * self.scales_stride..][..self.scales_stride];
+        (codes.as_chunks::<{ 4 * BLOCK_BYTES }>().1, scales.as_chunks::<{ 4 * SCALES }>().1)
+    }
+
     /// Scales that block `block` has.
     #[inline(always)]
     pub(super) fn n_scales(&self, block: usize) -> usize {

@@ -2,9 +2,9 @@
 
 #![expect(clippy::needless_range_loop, reason = "loops of constant length, which must unroll into registers")]
 
-use super::SCALES;
 use super::panel::Strip;
 use super::product::Outputs;
+use super::{BLOCK_BYTES, SCALES};
 use crate::simd::{FourBlocks, LANES, Simd};
 
 /// Bytes that weights are asked for before they are needed. The prefetchers of the core stop at every page.
@@ -29,6 +29,19 @@ pub(super) fn product<S: Simd, const T: usize>(
     for r in 0..LANES {
         row(s, strip, r, x, sums);
     }
+    match (strip.codes_stride % FOUR_BYTES).div_ceil(BLOCK_BYTES) {
+        0 => {}
+        1 | 2 => {
+            for r in (0..LANES).step_by(2) {
+                two_tails(s, strip, r, x, sums);
+            }
+        }
+        _ => {
+            for r in 0..LANES {
+                tail(s, strip, r, x, sums);
+            }
+        }
+    }
     let mut totals = [s.splat(0.0); T];
     for four in 0..fours {
         let scales = strip.scale_quads(s, 4 * four);
@@ -48,7 +61,7 @@ pub(super) fn product<S: Simd, const T: usize>(
     }
 }
 
-/// The sums of row `r` of the strip: `sums` are `[T, LANES, fours]`.
+/// The sums of row `r` of the strip, but for its last blocks if they are less than four: `sums` are `[T, LANES, fours]`.
 #[inline(always)]
 fn row<S: Simd, const T: usize>(
     s: S,
@@ -58,8 +71,8 @@ fn row<S: Simd, const T: usize>(
     sums: &mut [FourSums],
 ) {
     let fours = x[0].len();
-    let (codes, codes_tail) = strip.codes[r * strip.codes_stride..][..strip.codes_stride].as_chunks();
-    let (scales, scales_tail) = strip.scales[r * strip.scales_stride..][..strip.scales_stride].as_chunks();
+    let (codes, _) = strip.codes[r * strip.codes_stride..][..strip.codes_stride].as_chunks();
+    let (scales, _) = strip.scales[r * strip.scales_stride..][..strip.scales_stride].as_chunks();
     let whole = codes.len();
     assert!(scales.len() == whole && x.iter().all(|x| x.len() == fours) && sums.len() == T * LANES * fours);
     for four in 0..whole {
@@ -78,13 +91,65 @@ fn row<S: Simd, const T: usize>(
             sums[(t * LANES + r) * fours + four] = found[t].map(i32::to_le_bytes);
         }
     }
-    if whole < fours {
-        let (mut codes, mut scales) = ([0; FOUR_BYTES], [0; LANES]);
-        codes[..codes_tail.len()].copy_from_slice(codes_tail);
-        scales[..scales_tail.len()].copy_from_slice(scales_tail);
-        let found = s.four_sums(&codes, &scales, x.map(|x| &x[whole]));
-        for t in 0..T {
-            sums[(t * LANES + r) * fours + whole] = found[t].map(i32::to_le_bytes);
+}
+
+/// The sums of the last blocks of row `r`, of which there are less than four.
+#[inline(always)]
+fn tail<S: Simd, const T: usize>(
+    s: S,
+    strip: &Strip<'_>,
+    r: usize,
+    x: [&[FourBlocks]; T],
+    sums: &mut [FourSums],
+) {
+    let fours = x[0].len();
+    let (codes, scales) = strip.tail(r);
+    let found =
+        s.four_sums(&filled_up(codes), &filled_up(scales), x.map(|x| x.last().expect("inputs of the tail")));
+    for t in 0..T {
+        sums[(t * LANES + r + 1) * fours - 1] = found[t].map(i32::to_le_bytes);
+    }
+}
+
+/// The sums of the last blocks of rows `r` and `r + 1`, where a row has no more than two: inputs stand there twice, so
+/// that both rows are met at once.
+#[inline(always)]
+fn two_tails<S: Simd, const T: usize>(
+    s: S,
+    strip: &Strip<'_>,
+    r: usize,
+    x: [&[FourBlocks]; T],
+    sums: &mut [FourSums],
+) {
+    let fours = x[0].len();
+    let [(codes, scales), (next_codes, next_scales)] = [strip.tail(r), strip.tail(r + 1)];
+    for line in (0..codes.len()).step_by(64) {
+        s.prefetch(codes.as_ptr().wrapping_add(AHEAD + line));
+        s.prefetch(next_codes.as_ptr().wrapping_add(AHEAD + line));
+    }
+    let codes: [[u8; FOUR_BYTES / 2]; 2] = [filled_up(codes), filled_up(next_codes)];
+    let scales: [[u8; LANES / 2]; 2] = [filled_up(scales), filled_up(next_scales)];
+    let found = s.four_sums(
+        codes.as_flattened().as_array().expect("two halves"),
+        scales.as_flattened().as_array().expect("two halves"),
+        x.map(|x| x.last().expect("inputs of the tail")),
+    );
+    for t in 0..T {
+        let [a, b, c, d] = found[t].map(i32::to_le_bytes);
+        sums[(t * LANES + r + 1) * fours - 1] = [a, b, [0; 4], [0; 4]];
+        sums[(t * LANES + r + 2) * fours - 1] = [c, d, [0; 4], [0; 4]];
+    }
+}
+
+/// `bytes` and zeros behind them. A copy of known length takes no call.
+#[inline(always)]
+fn filled_up<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    match bytes.as_array() {
+        Some(all) => *all,
+        None => {
+            let mut out = [0; N];
+            out[..bytes.len()].copy_from_slice(bytes);
+            out
         }
     }
 }

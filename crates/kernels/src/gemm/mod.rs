@@ -4,14 +4,15 @@ mod panel;
 mod product;
 mod rows;
 mod tile;
+mod workbench;
 
 use std::marker::PhantomData;
 
 use cuvier_tensor::{MatMut, WeightMatrix};
 
 pub(crate) use product::{Inputs, PANEL_ROWS, PANEL_TOKENS, product};
+pub(crate) use workbench::Workbench;
 
-use crate::fp4::Blocks;
 use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
 use crate::{Activations, Compute, DisjointRows, Isa};
@@ -23,7 +24,7 @@ pub(crate) mod reference;
 pub(crate) mod tests;
 
 /// Products for which a second thread is worth waking.
-pub(crate) const MIN_PRODUCTS: usize = 1 << 17;
+pub(crate) const MIN_PRODUCTS: usize = 1 << 15;
 
 /// Matrix product: `out[t, r] = sum over i of w[r, i] * x[t, i]`.
 ///
@@ -75,7 +76,8 @@ pub fn gemm_grouped(c: &Compute, x: &Activations<'_>, w: &WeightMatrix, groups: 
     let out = DisjointRows::new(out.into_data(), w.rows());
     let min_len = MIN_PRODUCTS / (PANEL_ROWS * w.cols() * block_len).max(1);
     c.for_each_range(blocks * groups * panels, min_len, |items| {
-        let (mut part, mut gathered) = (Vec::new(), Blocks::default());
+        let mut bench = Workbench::take();
+        let Workbench { gathered, parts: [part, _] } = &mut *bench;
         for item in items.clone() {
             let (block, group, panel) = (item / panels / groups, item / panels % groups, item % panels);
             let tokens = block * block_len..((block + 1) * block_len).min(n_tokens);
@@ -83,9 +85,9 @@ pub fn gemm_grouped(c: &Compute, x: &Activations<'_>, w: &WeightMatrix, groups: 
             part.resize(tokens.len() * rows.len(), 0.0);
             let x = inputs.every(tokens.start * groups + group, groups, tokens.len());
             if item == items.start || panel == 0 {
-                x.gather(c.isa(), &[w], &mut gathered);
+                x.gather(c.isa(), &[w], gathered);
             }
-            product(c.isa(), x, &gathered, w, rows.clone(), &mut part);
+            product(c.isa(), x, gathered, w, rows.clone(), part);
             for (t, part) in tokens.zip(part.chunks_exact(rows.len())) {
                 // SAFETY: an item is one block of tokens and one panel of rows, and lies in one range only.
                 unsafe { out.part(t, rows.clone()) }.copy_from_slice(part);

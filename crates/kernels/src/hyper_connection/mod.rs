@@ -1,12 +1,12 @@
 //! Hyper-connections: how the residual streams feed a sublayer and take its output back (mHC).
 
-use cuvier_tensor::{MatMut, MatRef, Matrix, TensorError, WeightFormat, WeightMatrix};
+use cuvier_tensor::{MatMut, MatRef, TensorError, WeightFormat, WeightMatrix};
 
 use crate::rms_norm::inverse_rms;
 use crate::simd::LANES;
 #[cfg(doc)]
 use crate::simd::Simd;
-use crate::{Compute, DisjointRows};
+use crate::{Compute, DisjointRows, Lent};
 
 mod gates;
 mod project;
@@ -123,11 +123,11 @@ impl HcHead {
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct HcMix {
     /// Shares in the sublayer's input.
-    pub pre: Matrix,
+    pub pre: Lent,
     /// Factors of the sublayer's output.
-    pub post: Matrix,
+    pub post: Lent,
     /// Old streams to new ones: row `j` of each token's square belongs to old stream `j`.
-    pub comb: Matrix,
+    pub comb: Lent,
 }
 
 /// Computes how to mix the streams `v` of each token around a sublayer.
@@ -160,11 +160,8 @@ pub fn hc_mix(c: &Compute, streams: MatRef<'_>, params: &HyperConnection, cfg: &
     assert_eq!(streams.cols(), params.r#fn.cols(), "weights for these streams");
     let tokens = streams.rows();
     let projections = project(c, streams, &params.r#fn);
-    let mut mix = HcMix {
-        pre: Matrix::zeros(tokens, n),
-        post: Matrix::zeros(tokens, n),
-        comb: Matrix::zeros(tokens, n * n),
-    };
+    let mut mix =
+        HcMix { pre: c.matrix(tokens, n), post: c.matrix(tokens, n), comb: c.matrix(tokens, n * n) };
     let pre = DisjointRows::new(mix.pre.data_mut(), n);
     let post = DisjointRows::new(mix.post.data_mut(), n);
     let comb = DisjointRows::new(mix.comb.data_mut(), n * n);
@@ -215,7 +212,7 @@ pub fn hc_head(
     assert_eq!(params.base.len(), n, "weights of {n} streams");
     assert_eq!(streams.cols(), params.r#fn.cols(), "weights for these streams");
     let projections = project(c, streams, &params.r#fn);
-    let mut pre = Matrix::zeros(streams.rows(), n);
+    let mut pre = c.matrix(streams.rows(), n);
     for row in 0..streams.rows() {
         let (projections, square_sum) = projections.row(row).split_at(n);
         let factor = inverse_rms(square_sum[0], streams.cols(), cfg.norm_eps);

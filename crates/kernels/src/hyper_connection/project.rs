@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use cuvier_tensor::{MatRef, Matrix};
+use cuvier_tensor::MatRef;
 
 use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
-use crate::{Compute, DisjointRows};
+use crate::{Compute, DisjointRows, Lent};
 
 /// Rows that are multiplied side by side: as many sums as AVX2 has room for.
 const ROWS: usize = 6;
@@ -25,7 +25,7 @@ const AHEAD: usize = 2;
 const TOKENS: usize = 32;
 
 /// Fewer products than this are not worth a second thread.
-const PRODUCTS_PER_TASK_MIN: usize = 1 << 17;
+const PRODUCTS_PER_TASK_MIN: usize = 1 << 14;
 
 /// Rows of weights, packed as they are multiplied: tile by tile, and in a tile one vector of each row after the
 /// other. Rows and columns that a tile lacks are zeros.
@@ -68,9 +68,9 @@ impl Rows {
 
 /// `[tokens, rows + 1]`: the dot products of each token's streams with each row of `weights`, and last its square
 /// sum, each in the order of [`Simd::dot`].
-pub(super) fn project(c: &Compute, streams: MatRef<'_>, weights: &Rows) -> Matrix {
+pub(super) fn project(c: &Compute, streams: MatRef<'_>, weights: &Rows) -> Lent {
     let (n_tokens, n_tiles, rows) = (streams.rows(), weights.tiles(), weights.rows);
-    let mut out = Matrix::zeros(n_tokens, rows + 1);
+    let mut out = c.matrix(n_tokens, rows + 1);
     let parts = DisjointRows::new(out.data_mut(), rows + 1);
     // One token alone still has several tiles of rows to share among threads.
     let products = ROWS * TOKENS.min(n_tokens) * weights.cols;

@@ -348,3 +348,11 @@ fn the_needle_that_sits_beyond_the_top_k_limit_is_found() {
         }
     }
 }
+
+#[test]
+fn of_equal_scores_the_lower_entry_wins_behind_two_to_the_31_too() {
+    let mut best = TopK::new(3);
+    best.offer(u32::MAX as usize - 3, &[1.0, 1.0]);
+    best.offer((1 << 31) - 1, &[1.0, 1.0, 0.5]);
+    assert_eq!(best.entries(), [i32::MAX as u32, 1 << 31, u32::MAX - 3]);
+}

@@ -2,11 +2,11 @@
 
 use std::sync::OnceLock;
 
-use cuvier_tensor::{MatRef, Matrix};
+use cuvier_tensor::MatRef;
 
 use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
-use crate::{Compute, DisjointRows};
+use crate::{Compute, DisjointRows, Lent};
 
 #[cfg(test)]
 mod reference;
@@ -36,9 +36,9 @@ pub struct Activations<'a> {
 #[derive(Debug)]
 pub struct QuantisedRows {
     /// `[rows, blocks * ACTIVATION_BLOCK]`.
-    codes: Matrix<i8>,
+    codes: Lent<i8>,
     /// `[rows, blocks]`.
-    scales: Matrix<f32>,
+    scales: Lent,
 }
 
 impl<'a> Activations<'a> {
@@ -96,8 +96,8 @@ impl QuantisedRows {
 /// place of E4M3, whose error is larger (docs/numerics.md).
 pub fn quantise(c: &Compute, x: MatRef<'_>) -> QuantisedRows {
     let blocks = x.cols().div_ceil(ACTIVATION_BLOCK);
-    let mut codes = Matrix::zeros(x.rows(), blocks * ACTIVATION_BLOCK);
-    let mut scales = Matrix::zeros(x.rows(), blocks);
+    let mut codes = c.matrix(x.rows(), blocks * ACTIVATION_BLOCK);
+    let mut scales = c.matrix(x.rows(), blocks);
     {
         let codes = DisjointRows::new(codes.data_mut(), blocks * ACTIVATION_BLOCK);
         let scales = DisjointRows::new(scales.data_mut(), blocks);

@@ -5,7 +5,7 @@ use cuvier_tensor::{MatMut, Matrix};
 use crate::isa::Vectorized;
 use crate::rms_norm::{Row, check_weight};
 use crate::simd::Simd;
-use crate::{Compute, DisjointRows};
+use crate::{Compute, DisjointRows, Lent};
 
 #[cfg(test)]
 mod reference;
@@ -23,9 +23,9 @@ const NUMBERS_PER_TASK_MIN: usize = 1 << 16;
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeAngles {
     /// `[tokens, rope_dim / 2]`.
-    cos: Matrix,
+    cos: Lent,
     /// `[tokens, rope_dim / 2]`.
-    sin: Matrix,
+    sin: Lent,
 }
 
 impl RopeAngles {

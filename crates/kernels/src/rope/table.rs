@@ -1,8 +1,7 @@
 //! The frequencies of rotary position embedding, and the angles of positions.
 
-use cuvier_tensor::Matrix;
-
 use super::RopeAngles;
+use crate::Compute;
 
 /// One frequency per rotated pair, in radians per position.
 ///
@@ -84,10 +83,9 @@ impl RopeTable {
     ///
     /// The angle is the f32 product of position and frequency; its cosine and sine are those of that f32 number,
     /// from f64 functions whose range reduction is exact, rounded to f32.
-    pub fn angles(&self, positions: &[u32]) -> RopeAngles {
+    pub fn angles(&self, c: &Compute, positions: &[u32]) -> RopeAngles {
         let pairs = self.freqs.len();
-        let (mut cos, mut sin) =
-            (Matrix::zeros(positions.len(), pairs), Matrix::zeros(positions.len(), pairs));
+        let (mut cos, mut sin) = (c.matrix(positions.len(), pairs), c.matrix(positions.len(), pairs));
         for (row, &position) in positions.iter().enumerate() {
             let values = cos.row_mut(row).iter_mut().zip(sin.row_mut(row));
             for ((cos, sin), &freq) in values.zip(&self.freqs) {

@@ -46,7 +46,7 @@ fn angles_are_bit_for_bit_the_recorded_ones_up_to_a_million() {
     let positions: Vec<u32> = fixture.i32("positions").into_iter().map(i32::cast_unsigned).collect();
     assert!(positions.contains(&1_048_575));
     for (name, table) in [("plain", RopeTable::plain(10_000.0, 64)), ("compress", compress_table(64))] {
-        let angles = table.angles(&positions);
+        let angles = table.angles(&scalar(), &positions);
         assert_eq!(angles.cos(), &fixture.matrix(&format!("{name}.cos")), "{name}");
         assert_eq!(angles.sin(), &fixture.matrix(&format!("{name}.sin")), "{name}");
     }
@@ -56,7 +56,7 @@ fn angles_are_bit_for_bit_the_recorded_ones_up_to_a_million() {
 fn the_angle_is_the_rounded_product_not_the_exact_one() {
     let table = compress_table(64);
     let (position, freq) = (1_048_575u32, table.freqs()[1]);
-    let cos = table.angles(&[position]).cos().row(0)[1];
+    let cos = table.angles(&scalar(), &[position]).cos().row(0)[1];
     assert_eq!(cos, f64::from(position as f32 * freq).cos() as f32);
     assert!((f64::from(cos) - (f64::from(position) * f64::from(freq)).cos()).abs() > 1e-5, "{cos}");
 }
@@ -86,7 +86,7 @@ fn rotation_stays_within_the_bound_for_all_widths_and_leaves_the_front_alone() {
     let positions = [0, 1, 77, 65_535, 1_048_575];
     for rope_dim in [2, 4, 6, 30, 32, 34, 64] {
         let table = compress_table(rope_dim);
-        let angles = table.angles(&positions);
+        let angles = table.angles(&scalar(), &positions);
         for (heads, front) in [(1, 0), (3, 0), (1, 5), (3, 448)] {
             let cols = front + rope_dim;
             let x = Matrix::from_vec(uniform(positions.len() * heads * cols, 5), cols);
@@ -110,7 +110,7 @@ fn rotation_stays_within_the_bound_for_all_widths_and_leaves_the_front_alone() {
 fn a_row_normed_and_rotated_at_once_is_one_normed_and_then_rotated() {
     let positions = [3, 1000, 77];
     for (heads, front, rope_dim) in [(1, 0, 2), (3, 5, 30), (4, 448, 64)] {
-        let angles = compress_table(rope_dim).angles(&positions);
+        let angles = compress_table(rope_dim).angles(&scalar(), &positions);
         let cols = front + rope_dim;
         let x = Matrix::from_vec(uniform(positions.len() * heads * cols, 6), cols);
         let weight = uniform(cols, 7);
@@ -131,7 +131,7 @@ fn a_row_normed_and_rotated_at_once_is_one_normed_and_then_rotated() {
 fn rotation_is_the_recorded_one() {
     let fixture = Fixture::read("rope");
     let x = fixture.matrix("rotate.input");
-    let angles = compress_table(64).angles(&[1000]);
+    let angles = compress_table(64).angles(&scalar(), &[1000]);
     for (name, direction) in [("rotate.output", Rotation::Forward), ("rotate.back", Rotation::Inverse)] {
         let got = everywhere(|c| run(c, &x, x.rows(), &angles, direction));
         let largest = x.data().iter().fold(0f32, |a, b| a.max(b.abs()));
@@ -146,11 +146,17 @@ fn a_token_alone_is_the_token_in_a_batch() {
     let (heads, cols) = (3, 70);
     let table = compress_table(64);
     let x = Matrix::from_vec(uniform(positions.len() * heads * cols, 9), cols);
-    let batch = everywhere(|c| run(c, &x, heads, &table.angles(&positions), Rotation::Forward));
+    let batch = everywhere(|c| run(c, &x, heads, &table.angles(c, &positions), Rotation::Forward));
     for token in [0, 345, 899] {
         let range = token * heads * cols..(token + 1) * heads * cols;
         let alone = Matrix::from_vec(x.data()[range.clone()].to_vec(), cols);
-        let got = run(&scalar(), &alone, heads, &table.angles(&positions[token..=token]), Rotation::Forward);
+        let got = run(
+            &scalar(),
+            &alone,
+            heads,
+            &table.angles(&scalar(), &positions[token..=token]),
+            Rotation::Forward,
+        );
         assert_eq!(batch[range], got, "token {token}");
     }
 }

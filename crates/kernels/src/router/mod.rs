@@ -4,7 +4,7 @@ use cuvier_tensor::{MatRef, Matrix};
 
 use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
-use crate::{Compute, DisjointRows};
+use crate::{Compute, DisjointRows, Lent};
 
 #[cfg(test)]
 mod reference;
@@ -32,9 +32,9 @@ const SUM_EPS: f32 = 1e-20;
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Routing {
     /// Experts, ascending in each row.
-    pub ids: Matrix<u16>,
+    pub ids: Lent<u16>,
     /// The weight of the expert at the same place in `ids`.
-    pub weights: Matrix<f32>,
+    pub weights: Lent,
 }
 
 /// Routes by learned scores: the `k` experts with the largest `score + bias`.
@@ -102,7 +102,7 @@ fn route(
     factor: f32,
     choose: impl Fn(usize, &mut [u16], &mut [f32]) + Sync,
 ) -> Routing {
-    let (mut ids, mut weights) = (Matrix::zeros(logits.rows(), k), Matrix::zeros(logits.rows(), k));
+    let (mut ids, mut weights) = (c.matrix(logits.rows(), k), c.matrix(logits.rows(), k));
     if k > 0 {
         let (ids, weights) = (DisjointRows::new(ids.data_mut(), k), DisjointRows::new(weights.data_mut(), k));
         c.for_each_range(logits.rows(), SCORES_PER_TASK_MIN.div_ceil(logits.cols().max(1)), |rows| {

@@ -11,8 +11,8 @@ fn bound(k: usize) -> f64 {
 fn routed(operation: impl Fn(&Compute) -> Routing) -> Routing {
     everywhere(|c| {
         let routing = operation(c);
-        let ids = routing.ids.into_vec().into_iter().map(f32::from);
-        ids.chain(routing.weights.into_vec()).collect()
+        let ids = routing.ids.data().iter().copied().map(f32::from);
+        ids.chain(routing.weights.data().iter().copied()).collect()
     });
     operation(&scalar())
 }

@@ -25,6 +25,7 @@ pub(crate) async fn answer(
     let app = shared.app;
     let body = read_json(&app, request).await?;
     let wanted = read(&app, &body, caller)?;
+    app.check_n_answers(wanted.asks.len())?;
     let mut generations = Vec::with_capacity(wanted.asks.len());
     for ask in wanted.asks {
         generations.push(app.start(ask).await?);

@@ -30,11 +30,13 @@ pub(crate) async fn answer(
     let app = shared.app;
     let body = read_json(&app, request).await?;
     let wanted = read(&app, &body, caller)?;
+    app.check_n_answers(wanted.asks.len())?;
     let mut choices = Vec::with_capacity(wanted.asks.len());
     for (ask, echo) in wanted.asks {
         let logprobs = ask.sampling.logprobs.is_some();
         let generation = app.start(ask).await?;
-        choices.push(Choice { generation, echo, logprobs });
+        let offset = echo.chars().count();
+        choices.push(Choice { generation, echo, logprobs, offset });
     }
     let envelope = json!({
         "id": random_id("cmpl-"), "object": "text_completion", "created": now(),
@@ -136,6 +138,8 @@ struct Choice {
     generation: Generation,
     echo: String,
     logprobs: bool,
+    /// Where the text of the next token begins, in characters.
+    offset: usize,
 }
 
 /// All choices of a request, written one after the other.
@@ -163,9 +167,9 @@ impl Texts {
                     Piece::Failed(error) => return Err(error),
                     Piece::End(end) => {
                         add(&mut self.usage, end.usage);
-                        let offset = choice.echo.chars().count();
-                        let logprobs =
-                            choice.logprobs.then(|| logprobs::of_completion(&self.app, &tokens, offset));
+                        let logprobs = choice
+                            .logprobs
+                            .then(|| logprobs::of_completion(&self.app, &tokens, &mut choice.offset));
                         choices.push(json!({
                             "index": index, "text": text, "finish_reason": finish_reason(end.ending),
                             "logprobs": logprobs,
@@ -201,7 +205,8 @@ impl Texts {
             Piece::Content(text) => events.push(Sse::Data(self.chunk(&text, None))),
             Piece::Logprob(logprob) => {
                 let mut chunk = self.chunk("", None);
-                chunk["choices"][0]["logprobs"] = logprobs::of_completion(&self.app, &[logprob], 0);
+                let offset = &mut self.choices[self.at].offset;
+                chunk["choices"][0]["logprobs"] = logprobs::of_completion(&self.app, &[logprob], offset);
                 events.push(Sse::Data(chunk));
             }
             Piece::Failed(error) => {

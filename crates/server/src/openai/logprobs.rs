@@ -37,15 +37,15 @@ pub(super) fn of_chat(app: &App, tokens: &[Logprob]) -> Value {
     json!({"content": list(Section::Content), "reasoning_content": list(Section::Reasoning), "refusal": null})
 }
 
-/// `logprobs` of a completion. `offset` is where the first token's text begins, in characters.
-pub(super) fn of_completion(app: &App, tokens: &[Logprob], offset: usize) -> Value {
+/// `logprobs` of a completion. `offset` is where the first token's text begins, in characters, and becomes where that
+/// of the next one does.
+pub(super) fn of_completion(app: &App, tokens: &[Logprob], offset: &mut usize) -> Value {
     let text =
         |id: TokenId| String::from_utf8_lossy(app.tokenizer.token_bytes(id).unwrap_or_default()).into_owned();
-    let mut at = offset;
     let mut offsets = Vec::with_capacity(tokens.len());
     for token in tokens {
-        offsets.push(at);
-        at += text(token.token).chars().count();
+        offsets.push(*offset);
+        *offset += text(token.token).chars().count();
     }
     let top = tokens.iter().map(|token| {
         let pairs = token.logprobs.top.iter().map(|&(id, logprob)| (text(id), json!(finite(logprob))));

@@ -49,14 +49,14 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "an entry is rotated to its index",
         file: "crates/model/src/compressor.rs",
-        from: "starts.extend(blocks.map(|block| (block * ratio) as u32));",
-        to: "starts.extend(blocks.map(|block| block as u32));",
+        from: "groups.flatten().map(|group| (group * ratio) as u32)",
+        to: "groups.flatten().map(|group| group as u32)",
     },
     Mutant {
         name: "an entry is rotated to its last token",
         file: "crates/model/src/compressor.rs",
-        from: "starts.extend(blocks.map(|block| (block * ratio) as u32));",
-        to: "starts.extend(blocks.map(|block| (block * ratio + ratio - 1) as u32));",
+        from: "groups.flatten().map(|group| (group * ratio) as u32)",
+        to: "groups.flatten().map(|group| (group * ratio + ratio - 1) as u32)",
     },
     Mutant {
         name: "the output is not rotated back",
@@ -169,8 +169,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the position bias counts from the chunk's begin",
         file: "crates/model/src/compressor.rs",
-        from: "let positions: Vec<u32> = segments.iter().flat_map(Segment::positions).collect();",
-        to: "let positions: Vec<u32> = segments.iter().flat_map(|s| (0..s.rows.len() as u32)).collect();",
+        from: "compressor_rows(c, k.view(), s.view(), &self.ape, ratio, step.positions, rows.view_mut());",
+        to: "let positions: Vec<u32> = step.segments.iter().flat_map(|s| 0..s.rows.len() as u32).collect();\n        compressor_rows(c, k.view(), s.view(), &self.ape, ratio, &positions, rows.view_mut());",
     },
     Mutant {
         name: "the router's bias enters the weights",

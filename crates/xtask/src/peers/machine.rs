@@ -20,6 +20,8 @@ pub struct Machine {
     llama_commit: String,
     memory_gbps: Vec<f64>,
     gflops: Vec<f64>,
+    int8_gops: Vec<f64>,
+    fp4_gops: Vec<f64>,
     loads: Vec<f64>,
 }
 
@@ -34,6 +36,8 @@ impl Machine {
             llama_commit: String::new(),
             memory_gbps: Vec::new(),
             gflops: Vec::new(),
+            int8_gops: Vec::new(),
+            fp4_gops: Vec::new(),
             loads: Vec::new(),
         }
     }
@@ -44,6 +48,8 @@ impl Machine {
         self.isa.clone_from(&bench.isa);
         self.memory_gbps.push(bench.memory_gbps);
         self.gflops.push(bench.gflops);
+        self.int8_gops.push(bench.int8_gops);
+        self.fp4_gops.push(bench.fp4_gops);
     }
 
     pub fn note_llama(&mut self, commit: String) {
@@ -67,10 +73,7 @@ impl Machine {
         let mut facts = vec![
             ("date", first_line(Command::new("date").args(["-u", "+%F"]))),
             ("machine", format!("{}{memory}; {}, {} threads", self.cpu, self.isa, self.threads)),
-            (
-                "roof",
-                format!("{}; {}", range(&self.memory_gbps, "GB/s"), range(&self.gflops, "GFLOP/s in f32")),
-            ),
+            ("roof", self.roof()),
             ("cuvier", self.cuvier_version()),
             ("llama.cpp", format!("{}, from {PACKAGE} {PACKAGE_VERSION}", self.llama_commit)),
             ("rounds", format!("{rounds}, medians (ends); either engine a process per case, in turns")),
@@ -82,6 +85,13 @@ impl Machine {
             ));
         }
         facts
+    }
+
+    fn roof(&self) -> String {
+        let memory = range(&self.memory_gbps, "GB/s");
+        let flops = range(&self.gflops, "GFLOP/s in f32");
+        let int8 = range(&self.int8_gops, "GOP/s in eight bits");
+        format!("{memory}; {flops}; {int8}; {}", range(&self.fp4_gops, "GOP/s with FP4"))
     }
 
     fn cuvier_version(&self) -> String {

@@ -44,6 +44,8 @@ pub struct CuvierBench {
     pub isa: String,
     pub memory_gbps: f64,
     pub gflops: f64,
+    pub int8_gops: f64,
+    pub fp4_gops: f64,
     pub runs: Vec<CuvierRun>,
 }
 
@@ -182,6 +184,8 @@ pub fn parse_cuvier(text: &str) -> anyhow::Result<CuvierBench> {
         isa: string(machine, "isa")?,
         memory_gbps: number(machine, "memory_gbps")?,
         gflops: number(machine, "gflops")?,
+        int8_gops: number(machine, "int8_gops")?,
+        fp4_gops: number(machine, "fp4_gops")?,
         runs: runs.iter().map(run).collect::<anyhow::Result<_>>()?,
     })
 }
@@ -221,7 +225,7 @@ mod tests {
     ]"#;
 
     const CUVIER: &str = r#"{"model":"tiny","machine":{"cpu":"AMD EPYC","isa":"avx2","threads":2,"memory_gbps":40.5,
-      "gflops":109.25},"runs":[{"kind":"decode","tokens":32,"context":4096,"slots":8,"tokens_per_s":160.5,
+      "gflops":109.25,"int8_gops":250,"fp4_gops":400.5},"runs":[{"kind":"decode","tokens":32,"context":4096,"slots":8,"tokens_per_s":160.5,
       "tokens_per_s_min":119.3,"tokens_per_s_max":160.5,"bytes_per_token":23332376.0,"roof_share":0.625}],
       "peak_memory_bytes":593752064}"#;
 
@@ -245,6 +249,7 @@ mod tests {
     fn a_document_of_cuvier_bench_is_read() {
         let bench = parse_cuvier(CUVIER).expect("a document");
         assert_eq!((bench.isa.as_str(), bench.memory_gbps, bench.gflops), ("avx2", 40.5, 109.25));
+        assert_eq!((bench.int8_gops, bench.fp4_gops), (250.0, 400.5));
         assert_eq!(bench.runs[0].roof_share, 0.625);
         assert_eq!(bench.speed(Decoding { isa: None, context: 4096, slots: 8 }), Some(160.5));
         assert_eq!(bench.speed(Decoding { isa: None, context: 4096, slots: 1 }), None);

@@ -63,7 +63,7 @@ fn check(mix: [&[f32]; 3], v: &[f32], drawn: &Drawn, cfg: &HcConfig, extra: f64)
 }
 
 fn numbers(mix: HcMix) -> Vec<f32> {
-    [mix.pre, mix.post, mix.comb].into_iter().flat_map(Matrix::into_vec).collect()
+    [mix.pre, mix.post, mix.comb].into_iter().flat_map(|part| part.data().to_vec()).collect()
 }
 
 #[test]
@@ -120,7 +120,11 @@ fn the_recorded_hyper_connection_is_reproduced() {
     };
     let streams = Matrix::from_vec(fixture.f32("streams"), 64);
     let recorded = |name: &str, cols: usize| Matrix::from_vec(fixture.f32(name), cols);
-    let truth = HcMix { pre: recorded("pre", 4), post: recorded("post", 4), comb: recorded("comb", 16) };
+    let truth = HcMix {
+        pre: recorded("pre", 4).into(),
+        post: recorded("post", 4).into(),
+        comb: recorded("comb", 16).into(),
+    };
     let mix = hc_mix(&scalar(), streams.view(), &drawn.connection(4), &cfg);
     for row in 0..streams.rows() {
         // The reference agrees with the record up to the rounding of the record; so ours is near both.

@@ -1,4 +1,6 @@
 use super::streams::Collapse;
+use cuvier_tensor::Matrix;
+
 use super::*;
 use crate::testing::{Fixture, U, assert_within, everywhere, scalar, uniform};
 

@@ -22,7 +22,11 @@ fn drawn(rows: usize, cols: usize, seed: u64) -> Matrix {
 }
 
 fn drawn_mix(tokens: usize, n: usize) -> HcMix {
-    HcMix { pre: drawn(tokens, n, 11), post: drawn(tokens, n, 12), comb: drawn(tokens, n * n, 13) }
+    HcMix {
+        pre: drawn(tokens, n, 11).into(),
+        post: drawn(tokens, n, 12).into(),
+        comb: drawn(tokens, n * n, 13).into(),
+    }
 }
 
 /// A product and n - 1 fused additions: each term meets at most n roundings. One more for second-order terms.
@@ -78,7 +82,11 @@ fn expanded_streams_stay_within_the_bound() {
 
 #[test]
 fn what_stream_0_gives_to_stream_1_stands_in_row_0_column_1() {
-    let mut mix = HcMix { pre: Matrix::zeros(1, 2), post: Matrix::zeros(1, 2), comb: Matrix::zeros(1, 4) };
+    let mut mix = HcMix {
+        pre: Matrix::zeros(1, 2).into(),
+        post: Matrix::zeros(1, 2).into(),
+        comb: Matrix::zeros(1, 4).into(),
+    };
     mix.comb.row_mut(0)[1] = 1.0;
     let streams = Matrix::from_vec(vec![3.0, 4.0, 50.0, 60.0], 4);
     assert_eq!(expand(&scalar(), &streams, &Matrix::zeros(1, 2), &mix), [0.0, 0.0, 3.0, 4.0]);
@@ -93,7 +101,8 @@ fn a_token_alone_is_the_token_in_a_batch() {
     let expanded = everywhere(|c| expand(c, &streams, &o, &mix));
     for token in [0, 31, 63] {
         let only = |m: &Matrix| Matrix::from_vec(m.row(token).to_vec(), m.cols());
-        let mix = HcMix { pre: only(&mix.pre), post: only(&mix.post), comb: only(&mix.comb) };
+        let mix =
+            HcMix { pre: only(&mix.pre).into(), post: only(&mix.post).into(), comb: only(&mix.comb).into() };
         assert_eq!(
             collapsed[token * hidden..][..hidden],
             collapse_and_norm(&scalar(), &only(&streams), &mix.pre, &norm)
