@@ -133,7 +133,7 @@ def cache_repeat():
     assert hit > 0.9 * total, f"{hit} of {total}"
 
 
-@check(31, "cache: divergent tail", needs="a cache of prefixes with intervals")
+@check(31, "cache: divergent tail")
 def cache_divergent_tail():
     messages = fresh("tail")
     cached(ask(messages))
