@@ -5,8 +5,8 @@
 //!
 //! **Invariant:** one thread per engine owns the model and every state; the handle's channel is the only way
 //! across. Several engines live in one process without knowing of each other.
-//! **Invariant:** the tokens of an answer are a function of its prompt and its [`SamplingParams`] alone: not of
-//! other sequences, of chunks, of forks, of cached prefixes, nor of what was saved and restored.
+//! **Invariant:** the tokens of an answer are a function of its prompt, its [`SamplingParams`] and its [`Guide`] alone:
+//! not of other sequences, of chunks, of forks, of cached prefixes, nor of what was saved and restored.
 //! **Invariant:** every stream ends with exactly one last event; a sequence that fails, fails alone.
 //! **Invariant:** a request is checked at the door; past it, it is valid.
 //!
@@ -16,6 +16,7 @@
 
 mod conversation;
 mod error;
+pub mod guide;
 mod handle;
 mod model;
 mod prefix;
@@ -29,6 +30,7 @@ mod transformer;
 
 pub use conversation::Conversation;
 pub use error::{EngineError, RequestError, RestoreError};
+pub use guide::Guide;
 pub use handle::{Engine, EngineConfig, EngineHandle};
 pub use model::{Logits, Model, RollbackTooFar};
 pub use request::Request;

@@ -2,10 +2,10 @@
 
 use cuvier_types::{SamplingParams, TokenId};
 
-use crate::RequestError;
+use crate::{Guide, RequestError};
 
 /// One prompt to be continued.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Request {
     /// The tokens to continue; for a conversation, those that are new.
     pub prompt: Vec<TokenId>,
@@ -15,6 +15,9 @@ pub struct Request {
     pub max_tokens: Option<usize>,
     /// Drawing one of these ends the answer. It is still told, as the answer's last token.
     pub stop_tokens: Vec<TokenId>,
+    /// Says which tokens may be drawn; `None` allows all. One that comes to its end allows only its end token, so that
+    /// should be among the `stop_tokens`.
+    pub guide: Option<Box<dyn Guide>>,
 }
 
 /// What requests are checked against.
@@ -27,7 +30,13 @@ pub(crate) struct Bounds {
 impl Request {
     /// A request with default sampling and no end but the context's.
     pub fn new(prompt: Vec<TokenId>) -> Self {
-        Self { prompt, sampling: SamplingParams::default(), max_tokens: None, stop_tokens: Vec::new() }
+        Self {
+            prompt,
+            sampling: SamplingParams::default(),
+            max_tokens: None,
+            stop_tokens: Vec::new(),
+            guide: None,
+        }
     }
 
     /// Checks all that does not depend on what came before the prompt.
