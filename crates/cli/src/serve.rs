@@ -99,7 +99,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         ..EngineConfig::default()
     };
     let engine = Engine::start(model, engine_config)?;
-    let app = Arc::new(App::new(engine, tokenizer, config));
+    let app = Arc::new(App::new(engine, tokenizer, config).context("the tokenizer")?);
     let runtime = tokio::runtime::Runtime::new().context("starting the server's threads")?;
     runtime.block_on(listen(args, app))
 }

@@ -14,6 +14,7 @@
 
 mod control;
 mod conversation;
+mod grammar;
 mod parser;
 mod prompt;
 mod python_json;
@@ -26,6 +27,10 @@ pub use conversation::{
     Arguments, Content, Conversation, ConversationError, Generation, Message, Part, Place, PromptOptions,
     Role, Sampled, SampledText, Thinking, Tool, ToolCall, UnknownEffort, UnknownGeneration,
     encode_conversation,
+};
+pub use grammar::{
+    CallChoice, CallOptions, GrammarTextError, JsonRule, SPELLED_TAGS, SpelledTags, json_grammar,
+    json_or_tool_calls_grammar, tool_calls_grammar,
 };
 pub use parser::{
     ChatEvent, ChatParser, Completion, DsmlInReasoning, Ending, ParsedCall, ParserOptions, Section,

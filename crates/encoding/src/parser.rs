@@ -23,6 +23,7 @@ use calls::Calls;
 pub use completion::{Completion, ParsedCall, parse_completion};
 pub use schemas::ToolSchemas;
 use tags::{BLOCK_OPEN, BLOCK_OPEN_BARE, Marking, may_be_end_of_turn};
+pub(crate) use tags::{reads_as_invoke, reads_as_parameter};
 
 /// One step of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

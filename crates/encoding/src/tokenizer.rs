@@ -231,6 +231,22 @@ impl Tokenizer {
         self.bytes.get(id)
     }
 
+    /// The bytes of every token, by id; none for an id that does not exist.
+    #[must_use]
+    pub fn token_table(&self) -> Vec<Vec<u8>> {
+        let ids = (0u32..).take(self.vocab_size()).map(TokenId);
+        ids.map(|id| self.token_bytes(id).unwrap_or_default().to_vec()).collect()
+    }
+
+    /// All tokens that plain text never becomes, ascending: the control tokens, and those that have no meaning here.
+    #[must_use]
+    pub fn added_tokens(&self) -> Vec<TokenId> {
+        let mut ids: Vec<TokenId> =
+            self.with_control.get_added_tokens_decoder().keys().copied().map(TokenId).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// The text of some tokens. What is not UTF-8 becomes U+FFFD; tokens that do not exist add nothing.
     #[must_use]
     pub fn decode(&self, ids: &[TokenId]) -> String {

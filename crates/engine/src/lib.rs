@@ -4,9 +4,10 @@
 //! [`Request`] and gives an [`EventStream`]; [`EngineHandle::open`] gives a [`Conversation`] that remembers.
 //!
 //! **Invariant:** one thread per engine owns the model and the state of every sequence; the handle's channel is the
-//! only way across, but for forks that the cache writes and reads on threads of its own. Several engines live in one process without knowing of each other.
-//! **Invariant:** the tokens of an answer are a function of its prompt and its [`SamplingParams`] alone: not of
-//! other sequences, of chunks, of forks, of cached prefixes, nor of what was saved and restored.
+//! only way across, but for forks that the cache writes and reads on threads of its own. Several engines live in one
+//! process without knowing of each other.
+//! **Invariant:** the tokens of an answer are a function of its prompt, its [`SamplingParams`] and its [`Guide`] alone:
+//! not of other sequences, of chunks, of forks, of cached prefixes, nor of what was saved and restored.
 //! **Invariant:** every stream ends with exactly one last event; a sequence that fails, fails alone.
 //! **Invariant:** a request is checked at the door; past it, it is valid.
 //!
@@ -18,6 +19,7 @@ mod cache;
 mod checksum;
 mod conversation;
 mod error;
+pub mod guide;
 mod handle;
 mod keep;
 mod model;
@@ -32,6 +34,7 @@ mod transformer;
 pub use cache::{CacheConfig, CacheStats, DiskCache};
 pub use conversation::Conversation;
 pub use error::{CacheError, EngineError, RequestError, RestoreError};
+pub use guide::Guide;
 pub use handle::{Engine, EngineConfig, EngineHandle};
 pub use model::{Logits, Model, RollbackTooFar};
 pub use request::Request;

@@ -2,10 +2,10 @@
 
 use cuvier_types::{SamplingParams, TokenId};
 
-use crate::RequestError;
+use crate::{Guide, RequestError};
 
 /// One prompt to be continued.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Request {
     /// The tokens to continue; for a conversation, those that are new.
     pub prompt: Vec<TokenId>,
@@ -20,6 +20,9 @@ pub struct Request {
     /// Positions in the prompt up to which others are believed to begin alike, such as the end of instructions and
     /// tools; states are kept there, on disk too. Those beyond the prompt count for nothing.
     pub marks: Vec<usize>,
+    /// Says which tokens may be drawn; `None` allows all. One that comes to its end allows only its end token, so that
+    /// should be among the `stop_tokens`.
+    pub guide: Option<Box<dyn Guide>>,
 }
 
 /// What requests are checked against.
@@ -39,6 +42,7 @@ impl Request {
             stop_tokens: Vec::new(),
             scope: 0,
             marks: Vec::new(),
+            guide: None,
         }
     }
 

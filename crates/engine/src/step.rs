@@ -12,7 +12,7 @@ use crate::keep::{Keeping, Parked};
 use crate::request::Bounds;
 use crate::sampler::Sampler;
 use crate::shelf::{ConversationId, Shelf, Start};
-use crate::{EngineError, Listener, Logits, Model, Request};
+use crate::{EngineError, Guide, Listener, Logits, Model, Request};
 
 /// What handles ask of the engine thread.
 pub(crate) enum Command {
@@ -78,6 +78,7 @@ pub(crate) struct Live<S> {
     /// `None` until its first step.
     pub(crate) state: Option<S>,
     sampler: Sampler,
+    guide: Option<Box<dyn Guide>>,
     listener: Box<dyn Listener>,
     conversation: Option<ConversationId>,
     /// `None` for conversations, which keep their own states.
@@ -165,7 +166,8 @@ impl<M: Model> StepLoop<M> {
                 continue;
             }
             let row = rows.next().expect("the model gives a row for each one asked for");
-            outcomes.push(match self.live_mut(chunk.sequence).sampler.draw(row) {
+            let Live { sampler, guide, .. } = self.live_mut(chunk.sequence);
+            outcomes.push(match sampler.draw_guided(row, guide.as_deref_mut()) {
                 Ok(drawn) => Outcome::Drawn { token: drawn.token, logprobs: drawn.logprobs },
                 Err(error) => Outcome::Failed { message: error.to_string() },
             });
@@ -254,7 +256,9 @@ impl<M: Model> StepLoop<M> {
             stop_tokens: request.stop_tokens,
         };
         self.scheduler.submit(submission).expect("the door checked what the scheduler asks for");
-        self.live.insert(sequence, Live { state: start.state, sampler, listener, conversation, keeping });
+        let (state, guide) = (start.state, request.guide);
+        let live = Live { state, sampler, guide, listener, conversation, keeping };
+        self.live.insert(sequence, live);
         self.tell(sequence, begun);
     }
 

@@ -7,7 +7,8 @@ mod fake;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cuvier_engine::{Engine, EngineConfig, EngineError, Request, RequestError, Timeout};
+use cuvier_engine::guide::{Allowed, GuideError};
+use cuvier_engine::{Engine, EngineConfig, EngineError, Guide, Request, RequestError, Timeout};
 use cuvier_types::{Event, FinishReason, SamplingParams, TokenId};
 use fake::{BOOM, CONTEXT, Fake, NAN, POISON, VOCAB, collect, expected, prompt, request, start, tokens};
 
@@ -314,4 +315,36 @@ fn a_config_without_room_is_refused_by_name() {
     let config = EngineConfig { sequences_max: 0, ..EngineConfig::default() };
     let error = Engine::start(Fake::default(), config).unwrap_err();
     assert!(matches!(error, EngineError::ZeroLimit { name: "sequences_max" }));
+}
+
+/// Allows a few tokens in turns, then nothing.
+#[derive(Debug)]
+struct Script(Vec<TokenId>);
+
+impl Guide for Script {
+    fn allowed(&mut self) -> Result<Allowed, GuideError> {
+        self.0.last().map(|&token| Allowed::One(token)).ok_or(GuideError::Stuck)
+    }
+
+    fn observe(&mut self, _: TokenId) -> Result<(), GuideError> {
+        self.0.pop();
+        Ok(())
+    }
+}
+
+#[test]
+fn a_guide_decides_what_is_drawn_and_one_that_fails_takes_no_other_sequence_with_it() {
+    let engine = fake::plain();
+    let script = [3, 1, 2].map(TokenId);
+    let guided = |n| Request {
+        guide: Some(Box::new(Script(script.into_iter().rev().collect()))),
+        ..request(prompt(1, 6), 0, n)
+    };
+    let whole = engine.submit(guided(3)).unwrap();
+    let stuck = engine.submit(guided(4)).unwrap();
+    let other = engine.submit(request(prompt(1, 6), 0, 20)).unwrap();
+    assert_eq!(tokens(whole, FinishReason::Length), script);
+    let message = GuideError::Stuck.to_string();
+    assert_eq!(stuck.last(), Some(Event::Failed { message }));
+    assert_eq!(tokens(other, FinishReason::Length), expected(&prompt(1, 6), &fake::sampled(0), 20));
 }

@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..EngineConfig::default()
     };
     let engine = Engine::start(scripted::Scripted::new(CONTEXT_MAX), engine_config)?;
-    let app = Arc::new(App::new(engine, scripted::tokenizer(), config));
+    let app = Arc::new(App::new(engine, scripted::tokenizer(), config)?);
     tokio::runtime::Runtime::new()?.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         println!("http://{}", listener.local_addr()?);

@@ -6,11 +6,13 @@ use cuvier_encoding::{
     ChatParser, ParserOptions, Prompt, PromptOptions, StopStrings, TextStream, Tokenizer, ToolSchemas,
     encode_conversation,
 };
-use cuvier_engine::{EngineHandle, Request};
+use cuvier_engine::guide::VocabularyError;
+use cuvier_engine::{EngineHandle, Guide, Request};
 use cuvier_types::TokenId;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::ask::{Ask, Chat, Subject};
+use crate::ask::{Ask, Chat, Subject, ToolChoice};
+use crate::constraint::Constraints;
 use crate::generation::{Generation, Progress, Reading, Record, Relay, Usage};
 use crate::metrics::Metrics;
 use crate::recall::{Recall, Transcript};
@@ -23,6 +25,7 @@ pub struct App {
     pub(crate) config: ServerConfig,
     pub(crate) metrics: Metrics,
     pub(crate) recall: Recall,
+    constraints: Constraints,
     pub(crate) started: u64,
     permits: Arc<Semaphore>,
     stop_tokens: Vec<TokenId>,
@@ -33,25 +36,34 @@ pub struct App {
 pub(crate) struct Encoded {
     tokens: Vec<TokenId>,
     reading: Reading,
+    guide: Option<Box<dyn Guide>>,
     transcript: Transcript,
 }
 
 impl App {
     /// Takes the engine and what reads and writes its tokens.
-    pub fn new(engine: EngineHandle, tokenizer: Tokenizer, config: ServerConfig) -> Self {
+    ///
+    /// # Errors
+    /// If the vocabulary contradicts itself, so that no answer could be held to a grammar.
+    pub fn new(
+        engine: EngineHandle,
+        tokenizer: Tokenizer,
+        config: ServerConfig,
+    ) -> Result<Self, VocabularyError> {
         let all = (0..tokenizer.vocab_size() as u32).map(TokenId);
         let stop_tokens = all.filter(|&id| tokenizer.control().ends_answer(id)).collect();
         let engine = Arc::new(engine);
-        Self {
+        Ok(Self {
             permits: Arc::new(Semaphore::new(config.requests_max)),
             metrics: Metrics::new(engine.clone()),
             recall: Recall::default(),
+            constraints: Constraints::new(&tokenizer)?,
             started: crate::wire::now(),
             engine,
             tokenizer,
             config,
             stop_tokens,
-        }
+        })
     }
 
     /// Checks that one request does not want more answers than there can ever be room for.
@@ -76,7 +88,7 @@ impl App {
         let permit = self.permits.clone().try_acquire_owned().map_err(|_| ApiError::Busy { limit })?;
         let measured = self.metrics.begin();
         let (ask, encoded) = self.encode_aside(ask).await?;
-        let Encoded { tokens, reading, transcript } = encoded;
+        let Encoded { tokens, reading, guide, transcript } = encoded;
         let usage = Usage { prompt: tokens.len(), ..Usage::default() };
         let call_prefix = match &ask.subject {
             Subject::Chat(chat) => chat.call_prefix,
@@ -87,6 +99,7 @@ impl App {
         let mut request = Request::new(tokens);
         request.scope = ask.scope;
         request.marks.extend(head);
+        request.guide = guide;
         request.sampling = ask.sampling;
         request.max_tokens = ask.max_tokens;
         request.stop_tokens.clone_from(&self.stop_tokens);
@@ -133,15 +146,22 @@ impl App {
             Subject::Raw(prompt) => Ok(Encoded {
                 tokens: self.tokens(prompt)?,
                 reading: Reading::Raw(TextStream::new()),
+                guide: None,
                 transcript: Transcript::default(),
             }),
             Subject::Chat(chat) => {
                 let transcript = self.recall.restore(scope, &mut chat.conversation.messages);
                 let prompt = self.prompt(chat)?;
-                let tools = (!chat.tools.is_empty()).then(|| ToolSchemas::new(&chat.tools));
+                let tokens = self.tokens(&prompt)?;
+                let room = self.engine.context_max().saturating_sub(tokens.len());
+                let tokens_max = ask.max_tokens.map_or(room, |max| max.min(room));
+                let guide = self.constraints.guide(chat, prompt.opens_thinking(), tokens_max)?;
+                let calls = !chat.tools.is_empty() && chat.tool_choice != ToolChoice::None;
+                let tools = calls.then(|| ToolSchemas::new(&chat.tools));
                 let options = ParserOptions::new(prompt.opens_thinking(), tools);
                 Ok(Encoded {
-                    tokens: self.tokens(&prompt)?,
+                    tokens,
+                    guide,
                     reading: Reading::Chat(Box::new(ChatParser::new(options))),
                     transcript,
                 })

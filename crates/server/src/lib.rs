@@ -18,6 +18,7 @@ mod anthropic;
 mod app;
 mod ask;
 mod config;
+mod constraint;
 mod error;
 mod generation;
 mod http;
@@ -33,5 +34,6 @@ mod wire;
 
 pub use app::App;
 pub use config::ServerConfig;
+pub use cuvier_engine::guide::VocabularyError;
 pub use error::{ApiError, Protocol};
 pub use http::serve;

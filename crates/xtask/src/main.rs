@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod conformance;
+mod constrained;
 mod emulate;
 mod fixtures;
 mod load;
@@ -26,6 +27,8 @@ enum Command {
         /// `parity`, `modules`, `arithmetic`, `calf`, `encoding`, `tokenizer`
         names: Vec<String>,
     },
+    /// Draw constrained answers from hostile logits, read and validate them, and print figures.
+    Constrained(constrained::Args),
     /// Apply known porting bugs one by one to a copy of the tree and report which ones the tests catch.
     Mutants {
         /// Only those whose name contains this.
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Tidy => tidy::run(&root),
         Command::Fixtures { names } => fixtures::run(&root, &names),
+        Command::Constrained(args) => constrained::run(&root, &args),
         Command::Mutants { only, list } => mutants::run(&root, only.as_deref(), list),
         Command::Peers(args) => peers::run(&root, &args),
         Command::Load(args) => load::run(&root, &args),

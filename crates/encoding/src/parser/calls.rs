@@ -93,12 +93,9 @@ impl Calls {
             // What waits in `pending` is the rest of a tag at most, which a model that stopped meant as a whole.
             let is_cut = match call.values.last() {
                 Some(_) => true,
-                None => {
-                    let in_header = self.pending.len() > 1 && !self.pending.starts_with("</");
-                    let has_arguments =
-                        call.n_given > 0 || call.wrapper.is_some() || as_object(&call.body).is_some();
-                    in_header || !has_arguments
-                }
+                // Another parameter might have come, and the tool might need it: only the end of the call, begun, says
+                // that none does. Arguments written as one JSON object say it themselves.
+                None => !self.pending.starts_with("</") && as_object(&call.body).is_none(),
             };
             if ending != Ending::Stop && is_cut {
                 // Half of a command must never look like a whole one.

@@ -216,3 +216,18 @@ impl<'a> Cursor<'a> {
         }
     }
 }
+
+/// Whether the parser reads the header of a call of this name as exactly that.
+pub(crate) fn reads_as_invoke(name: &str) -> bool {
+    let text = format!("<{}invoke name=\"{name}\">", PREFIXES[0]);
+    tag(&text, Marking::Dsml) == Scan::Whole(Tag::InvokeOpen { name: name.to_owned() }, text.len())
+}
+
+/// Whether the parser reads the header of a parameter of this name as exactly that, in both forms.
+pub(crate) fn reads_as_parameter(key: &str) -> bool {
+    [(true, "true"), (false, "false")].into_iter().all(|(is_string, word)| {
+        let text = format!("<{}parameter name=\"{key}\" string=\"{word}\">", PREFIXES[0]);
+        let want = Tag::ParameterOpen { key: key.to_owned(), is_string: Some(is_string) };
+        tag(&text, Marking::Dsml) == Scan::Whole(want, text.len())
+    })
+}

@@ -1,6 +1,6 @@
 //! From logits to a token.
 //!
-//! The order, as [`SamplingParams`] states it: penalties, `logit_bias`, `temperature`, softmax, `top_k`, `top_p`,
+//! The order, as [`SamplingParams`] states it: what a [`Guide`] forbids, penalties, `logit_bias`, `temperature`, softmax, `top_k`, `top_p`,
 //! `min_p`, renormalise, draw. Everything in f64, sums in ascending order of the token id, ties to the lowest id:
 //! the same logits give the same token, however they were batched.
 
@@ -13,6 +13,9 @@ pub use penalties::Penalties;
 pub use random::uniform;
 
 use cuvier_types::{SamplingParams, TokenId, TokenLogprobs};
+
+use crate::Guide;
+use crate::guide::{Allowed, GuideError};
 
 /// Below this temperature the most likely token is taken.
 pub const GREEDY_BELOW: f32 = 1e-5;
@@ -52,6 +55,9 @@ pub enum SampleError {
     /// The bias bans the whole vocabulary.
     #[error("`logit_bias` bans every token")]
     EverythingBanned,
+    /// The guide cannot go on.
+    #[error(transparent)]
+    Guide(#[from] GuideError),
 }
 
 impl Sampler {
@@ -66,22 +72,82 @@ impl Sampler {
     /// # Errors
     /// If a logit is not finite, or no token is allowed.
     pub fn draw(&mut self, logits: &[f32]) -> Result<Drawn, SampleError> {
+        self.draw_guided(logits, None)
+    }
+
+    /// Draws the next token from one row of logits, and from those that `guide` allows. Where `logit_bias` bans all
+    /// of them, it does not count.
+    ///
+    /// # Errors
+    /// If a logit is not finite, or no token is allowed.
+    pub fn draw_guided(
+        &mut self,
+        logits: &[f32],
+        mut guide: Option<&mut (dyn Guide + 'static)>,
+    ) -> Result<Drawn, SampleError> {
         check_finite(logits)?;
-        let mut scores: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
-        self.penalties.apply(&mut scores);
-        apply_bias(&mut scores, &self.params.logit_bias);
-        let likeliest = argmax(&scores).ok_or(SampleError::EverythingBanned)?;
-        let token = if self.params.temperature < GREEDY_BELOW {
-            likeliest
-        } else {
-            let probabilities = softmax(scores, self.params.temperature);
-            let kept = keep(&probabilities, self.params.top_k, self.params.top_p, self.params.min_p);
-            choose(&kept, uniform(self.params.seed, self.n_drawn))
+        let scores = self.scores(logits, true);
+        let token = match guide.as_deref_mut() {
+            None => self.pick(scores).ok_or(SampleError::EverythingBanned)?,
+            Some(guide) => self.pick_guided(logits, scores, guide)?,
         };
+        if let Some(guide) = guide {
+            guide.observe(token)?;
+        }
         self.penalties.observe(token);
         self.n_drawn += 1;
         let logprobs = self.params.logprobs.map(|n_top| log_probabilities(logits, token, n_top));
         Ok(Drawn { token, logprobs })
+    }
+
+    fn pick_guided(
+        &self,
+        logits: &[f32],
+        mut scores: Vec<f64>,
+        guide: &mut dyn Guide,
+    ) -> Result<TokenId, SampleError> {
+        // The likeliest of all, if allowed, is the likeliest of the allowed: no mask is needed to know.
+        if self.is_greedy()
+            && let Some(token) = argmax(&scores)
+            && guide.allows(token)?
+        {
+            return Ok(token);
+        }
+        let allowed = guide.allowed()?;
+        if let Allowed::One(token) = allowed {
+            return Ok(token);
+        }
+        allowed.mask(&mut scores);
+        if let Some(token) = self.pick(scores) {
+            return Ok(token);
+        }
+        let mut unbiased = self.scores(logits, false);
+        allowed.mask(&mut unbiased);
+        self.pick(unbiased).ok_or(SampleError::Guide(GuideError::Stuck))
+    }
+
+    fn scores(&self, logits: &[f32], is_biased: bool) -> Vec<f64> {
+        let mut scores: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
+        self.penalties.apply(&mut scores);
+        if is_biased {
+            apply_bias(&mut scores, &self.params.logit_bias);
+        }
+        scores
+    }
+
+    fn is_greedy(&self) -> bool {
+        self.params.temperature < GREEDY_BELOW
+    }
+
+    /// A token with a finite score; `None` if there is none.
+    fn pick(&self, scores: Vec<f64>) -> Option<TokenId> {
+        let likeliest = argmax(&scores)?;
+        if self.is_greedy() {
+            return Some(likeliest);
+        }
+        let probabilities = softmax(scores, self.params.temperature);
+        let kept = keep(&probabilities, self.params.top_k, self.params.top_p, self.params.min_p);
+        Some(choose(&kept, uniform(self.params.seed, self.n_drawn)))
     }
 }
 

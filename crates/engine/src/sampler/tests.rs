@@ -223,3 +223,81 @@ fn extreme_but_finite_logits_and_parameters_draw_the_likeliest() {
     let mut sampler = Sampler::new(params, &tokens(&[0]));
     assert_eq!(sampler.draw(&[f32::MAX, f32::MAX, f32::MIN]).unwrap().token, TokenId(0));
 }
+
+/// Allows what it is told to, and remembers what was drawn.
+#[derive(Debug)]
+struct Told {
+    allowed: Result<Allowed, GuideError>,
+    n_masks: usize,
+    drawn: Vec<TokenId>,
+}
+
+impl Guide for Told {
+    fn allowed(&mut self) -> Result<Allowed, GuideError> {
+        self.n_masks += 1;
+        self.allowed.clone()
+    }
+
+    fn allows(&mut self, token: TokenId) -> Result<bool, GuideError> {
+        Ok(self.allowed.clone()?.contains(token))
+    }
+
+    fn observe(&mut self, token: TokenId) -> Result<(), GuideError> {
+        self.drawn.push(token);
+        Ok(())
+    }
+}
+
+fn told(allowed: Allowed) -> Told {
+    Told { allowed: Ok(allowed), n_masks: 0, drawn: Vec::new() }
+}
+
+#[test]
+fn only_tokens_that_the_guide_allows_are_drawn_and_it_is_told_which() {
+    let logits = [9.0, 1.0, 1.0, 8.0];
+    let only = Allowed::Only(tokens(&[1, 2]).into_iter().collect());
+    for allowed in [only.clone(), Allowed::AllBut(tokens(&[0, 3]))] {
+        let mut guide = told(allowed);
+        let mut sampler = Sampler::new(params(), &[]);
+        for _ in 0..50 {
+            let token = sampler.draw_guided(&logits, Some(&mut guide)).unwrap().token;
+            assert!([1, 2].contains(&token.0), "{token:?}");
+        }
+        assert_eq!(guide.drawn.len(), 50);
+        let drawn = Sampler::new(greedy(), &[]).draw_guided(&logits, Some(&mut guide)).unwrap();
+        assert_eq!(drawn.token, TokenId(1), "of equals the lowest id");
+    }
+    let params = SamplingParams { logprobs: Some(1), ..greedy() };
+    let logprobs =
+        Sampler::new(params, &[]).draw_guided(&[2.0, 0.0], Some(&mut told(Allowed::One(TokenId(1)))));
+    assert_eq!(logprobs.unwrap().logprobs.unwrap().top[0].0, TokenId(0), "log-probabilities know no guide");
+}
+
+#[test]
+fn a_greedy_draw_that_is_allowed_needs_no_mask() {
+    let mut guide = told(Allowed::AllBut(tokens(&[0])));
+    let drawn = Sampler::new(greedy(), &[]).draw_guided(&[1.0, 2.0], Some(&mut guide)).unwrap();
+    assert_eq!((drawn.token, guide.n_masks), (TokenId(1), 0));
+    let drawn = Sampler::new(greedy(), &[]).draw_guided(&[2.0, 1.0], Some(&mut guide)).unwrap();
+    assert_eq!((drawn.token, guide.n_masks), (TokenId(1), 1));
+}
+
+#[test]
+fn a_bias_that_bans_all_that_the_guide_allows_does_not_count() {
+    let logit_bias = vec![(TokenId(1), -100.0), (TokenId(2), -100.0)];
+    for temperature in [0.0, 1.0] {
+        let params = SamplingParams { logit_bias: logit_bias.clone(), temperature, ..params() };
+        let mut guide = told(Allowed::Only(tokens(&[1]).into_iter().collect()));
+        let drawn = Sampler::new(params, &[]).draw_guided(&[5.0, 1.0, 1.0], Some(&mut guide)).unwrap();
+        assert_eq!(drawn.token, TokenId(1));
+    }
+}
+
+#[test]
+fn a_guide_that_cannot_go_on_is_an_error() {
+    let mut guide = Told { allowed: Err(GuideError::Stuck), n_masks: 0, drawn: Vec::new() };
+    let error = Sampler::new(params(), &[]).draw_guided(&[0.0], Some(&mut guide)).unwrap_err();
+    assert_eq!(error.to_string(), "the constraint on this answer leaves no token to go on with");
+    let nothing = Allowed::Only(tokens(&[7]).into_iter().collect());
+    assert!(Sampler::new(params(), &[]).draw_guided(&[0.0], Some(&mut told(nothing))).is_err());
+}

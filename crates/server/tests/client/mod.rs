@@ -50,7 +50,7 @@ impl Server {
         let model = Scripted::new(setup.context_max);
         let n_steps = model.n_steps.clone();
         let engine = Engine::start(model, setup.engine).unwrap();
-        let app = Arc::new(App::new(engine, tokenizer(), setup.server));
+        let app = Arc::new(App::new(engine, tokenizer(), setup.server).unwrap());
         let (stop, stopped) = oneshot::channel();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
