@@ -5,7 +5,13 @@
 #[path = "constrained/mod.rs"]
 mod harness;
 
-use cuvier_encoding::Tokenizer;
+use std::time::{Duration, Instant};
+
+use cuvier_encoding::{CallChoice, CallOptions, Tokenizer, Tool, tool_calls_grammar};
+use cuvier_engine::Guide;
+use cuvier_engine::guide::{Grammar, Structure};
+use serde_json::{Value, json};
+
 use harness::{Prepared, Verdict, World, cases::cases, draw};
 
 fn calf() -> World {
@@ -27,4 +33,67 @@ fn hostile_logits_cannot_break_calls_or_json() {
         }
     }
     assert!(n_whole > 50, "{n_whole} answers came to their end");
+}
+
+#[test]
+fn a_hostile_schema_is_refused_or_compiled_in_bounded_time_and_a_mask_is_too() {
+    let world = calf();
+    let names = |n: usize| (0..n).map(|i| format!("name {i}")).collect::<Vec<_>>();
+    let wide: serde_json::Map<String, Value> =
+        names(3000).into_iter().map(|name| (name, json!({ "type": "string" }))).collect();
+    let mut deep = json!({ "type": "integer" });
+    for _ in 0..100 {
+        deep =
+            json!({ "type": "object", "properties": { "x": deep, "y": { "type": "array", "items": {} } } });
+    }
+    let mut doubled = json!({ "type": "integer" });
+    for _ in 0..12 {
+        doubled = json!({ "anyOf": [doubled.clone(), { "type": "array", "items": doubled }] });
+    }
+    let schemas = [
+        ("refers to itself", json!({ "$ref": "#" })),
+        ("refers to itself through another", json!({ "allOf": [{ "$ref": "#/properties/p" }] })),
+        ("repeats repeats", json!({ "type": "string", "pattern": "((a{1,900}){1,900}){1,900}" })),
+        ("looks everywhere", json!({ "type": "string", "pattern": "(.*a.*b.*c.*){20}.{300}z" })),
+        ("longest", json!({ "type": "string", "maxLength": 1_000_000_000 })),
+        ("most items", json!({ "type": "array", "minItems": 900_000, "maxItems": 1_000_000 })),
+        ("many values", json!({ "enum": names(50_000) })),
+        ("wide", json!({ "type": "object", "properties": wide })),
+        ("deep", deep),
+        ("doubled", doubled),
+        ("numbers", json!({ "type": "number", "minimum": -1e300, "maximum": 1e-300, "multipleOf": 1e-9 })),
+    ];
+    for (name, schema) in schemas {
+        for is_strict in [true, false] {
+            let parameters = json!({ "type": "object", "properties": { "p": schema }, "required": ["p"] });
+            let tool =
+                Tool { function: json!({ "name": "f", "parameters": parameters, "strict": is_strict }) };
+            let mark = world.tokenizer.control().dsml;
+            let options = CallOptions { choice: CallChoice::Required, is_parallel: true, mark };
+            let start = Instant::now();
+            let grammar =
+                tool_calls_grammar(&[tool], &options).map_err(|error| error.to_string()).and_then(|text| {
+                    Grammar::new(&world.vocabulary, &text, Structure::Text).map_err(|error| error.to_string())
+                });
+            let compiled_in = start.elapsed();
+            assert!(compiled_in < Duration::from_secs(20), "{name}: {compiled_in:?}");
+            let Ok(mut grammar) = grammar else {
+                println!("{name}, {is_strict}: {compiled_in:?}, {}", grammar.unwrap_err());
+                continue;
+            };
+            let start = Instant::now();
+            let mut n = 0;
+            // Into the value, as far as it goes; a failure to go on is a failure of this answer alone.
+            while let (Ok(allowed), true) = (grammar.allowed(), n < 60) {
+                let ids = (0..world.tokenizer.vocab_size() as u32).rev().map(cuvier_types::TokenId);
+                let token = ids.into_iter().find(|&token| allowed.contains(token)).unwrap();
+                if grammar.observe(token).is_err() {
+                    break;
+                }
+                n += 1;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "{name}: {:?}", start.elapsed());
+            println!("{name}, {is_strict}: {compiled_in:?}, {n} masks in {:?}", start.elapsed());
+        }
+    }
 }

@@ -31,7 +31,7 @@ pub(super) fn block(
     for (index, tool) in tools.iter().enumerate() {
         let name = tool.function["name"].as_str().unwrap_or_default();
         if !matches!(options.choice, CallChoice::Named(wanted) if wanted != name) {
-            names.push(ToolRules::new(rules, tool, index, &mark).write(rules, name)?);
+            names.push(ToolRules::new(tool, index, &mark).write(rules, name)?);
         }
     }
     match options.choice {
@@ -76,7 +76,7 @@ struct Parameter {
 static NO_PARAMETERS: Value = Value::Null;
 
 impl<'a> ToolRules<'a> {
-    fn new(_rules: &Rules, tool: &'a Tool, index: usize, mark: &str) -> Self {
+    fn new(tool: &'a Tool, index: usize, mark: &str) -> Self {
         let strictness = if tool.function["strict"] == true { Strictness::Strict } else { Strictness::Lax };
         let place = format!("tools[{index}].function.parameters");
         Self { tool, prefix: format!("t{index}"), place, mark: mark.to_owned(), strictness }

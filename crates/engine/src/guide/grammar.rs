@@ -56,7 +56,7 @@ const COMPILER_STACK: usize = 64 << 20;
 impl Grammar {
     /// Compiles a grammar in llguidance's variant of Lark. Control tokens are written by id, as `<[128825]>`.
     ///
-    /// Takes up to tens of milliseconds, so it is no work for the engine's thread.
+    /// Takes some milliseconds, and a second or two for the largest, so it is no work for the engine's thread.
     ///
     /// Source of the language: `docs/syntax.md` of llguidance.
     ///

@@ -72,14 +72,14 @@ pub enum VocabularyError {
     Library(String),
 }
 
-/// What compiling and following a grammar may cost. The first two bound the time of compiling (about 20 ms of lexer,
-/// some megabytes of grammar), the next two that of one mask (some milliseconds), the last the memory of an answer.
+/// What compiling and following a grammar may cost. The first two bound the work of compiling, the next three that of
+/// one mask (some milliseconds), `max_lexer_states` the memory of an answer (1 to 2 KB each).
 const LIMITS: ParserLimits = ParserLimits {
     initial_lexer_fuel: 1_000_000,
     max_grammar_size: 200_000,
     step_lexer_fuel: 200_000,
     step_max_items: 50_000,
-    max_items_in_row: 2000,
+    max_items_in_row: 10_000,
     max_lexer_states: 20_000,
     precompute_large_lexemes: true,
     verbose_errors: false,

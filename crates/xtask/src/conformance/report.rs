@@ -12,8 +12,6 @@ pub enum Outcome {
     Passed,
     /// It does not.
     Failed,
-    /// It does not, for want of something that is known to be missing.
-    Pending,
     /// It could not be tried.
     NotRun,
 }
@@ -49,7 +47,6 @@ pub fn read(output: &str) -> Vec<Line> {
         let text = |key: &str| value[key].as_str().map(str::to_owned);
         let outcome = match value["result"].as_str()? {
             "passed" => Outcome::Passed,
-            "pending" => Outcome::Pending,
             "not run" => Outcome::NotRun,
             _ => Outcome::Failed,
         };
@@ -87,7 +84,6 @@ impl fmt::Display for Outcome {
         f.write_str(match self {
             Self::Passed => "passed",
             Self::Failed => "FAILED",
-            Self::Pending => "pending",
             Self::NotRun => "not run",
         })
     }

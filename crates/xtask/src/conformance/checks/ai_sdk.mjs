@@ -59,7 +59,7 @@ check(26, "openai-compatible: generateObject, whatever the model wants", async (
   const request = { model: createOpenAICompatible(options)(MODEL), schema: jsonSchema(WEATHER), prompt: SUM };
   const { object } = await generateObject({ ...request, temperature: 0, maxRetries: 0, maxOutputTokens: 400 });
   same(Object.keys(object).sort(), ["city", "days"]);
-}, "constrained decoding");
+});
 
 const names = ["ai", "@ai-sdk/openai-compatible", "@ai-sdk/deepseek"];
 await run(names.map((name) => `${name} ${version(name)}`).join(", "));

@@ -26,11 +26,9 @@ class NotRun(Exception):
     """Why a check could not be run here."""
 
 
-def check(number, name, needs=None):
-    """`needs`: what the server lacks so far; a failure then says so and counts as pending."""
-
+def check(number, name):
     def keep(function):
-        _checks.append((number, name, needs, function))
+        _checks.append((number, name, function))
         return function
 
     return keep
@@ -39,7 +37,7 @@ def check(number, name, needs=None):
 def run(clients):
     """Runs the checks of a file; `clients` is what they check with: one for all, or one for each number."""
     only = sys.argv[1] if len(sys.argv) > 1 else ""
-    for number, name, needs, function in _checks:
+    for number, name, function in _checks:
         client = clients[number] if isinstance(clients, dict) else clients
         if only and only.lower() not in f"{number} {name} {client}".lower():
             continue
@@ -50,8 +48,6 @@ def run(clients):
             result, reason = "not run", str(why)
         except BaseException as error:
             result, reason = "failed", explain(error)
-            if needs:
-                result, reason = "pending", f"needs {needs}: {reason}"
         line = {"check": number, "name": name, "client": client, "result": result, "reason": reason}
         print(json.dumps(line), flush=True)
 

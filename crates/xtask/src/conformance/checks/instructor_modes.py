@@ -38,7 +38,7 @@ def checks_of(mode):
 
     if mode != "MD_JSON":
         # MD_JSON asks for a fenced answer in words only; nothing holds a model to it.
-        @check(25, f"{mode}, whatever the model wants", needs="constrained decoding")
+        @check(25, f"{mode}, whatever the model wants")
         def unwilling():
             assert isinstance(ask(CALF, mode, SUM), Weather)
 

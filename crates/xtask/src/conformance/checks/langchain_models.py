@@ -9,7 +9,6 @@ from pydantic import BaseModel
 
 from check import CALF, KEY, MODEL, SCRIPTED, SUM, SUM_ANSWER, WEATHER_CALL, call, check, run, same, say, script, think
 
-STRUCTURE = "constrained decoding"
 
 
 class Weather(BaseModel):
@@ -67,7 +66,7 @@ def deepseek_function():
     same(deepseek(SCRIPTED).with_structured_output(Weather).invoke(prompt), Weather(**WEATHER_CALL))
 
 
-@check(23, "ChatDeepSeek structured by a named call, whatever the model wants", needs=STRUCTURE)
+@check(23, "ChatDeepSeek structured by a named call, whatever the model wants")
 def deepseek_function_forced():
     assert isinstance(deepseek(CALF, temperature=0).with_structured_output(Weather).invoke(SUM), Weather)
 
@@ -78,13 +77,13 @@ def deepseek_json():
     same(deepseek(SCRIPTED).with_structured_output(Weather, method="json_mode").invoke(prompt), Weather(**WEATHER_CALL))
 
 
-@check(24, "ChatOpenAI structured by schema", needs=STRUCTURE)
+@check(24, "ChatOpenAI structured by schema")
 def openai_schema():
     model = openai(CALF, temperature=0).with_structured_output(Weather, method="json_schema", strict=True)
     assert isinstance(model.invoke(SUM), Weather)
 
 
-@check(24, "ChatOpenAI, any tool", needs=STRUCTURE)
+@check(24, "ChatOpenAI, any tool")
 def openai_any():
     message = openai(CALF, temperature=0).bind_tools([Weather], tool_choice="any").invoke(SUM)
     same([c["name"] for c in message.tool_calls], ["Weather"])
@@ -111,7 +110,7 @@ def anthropic_plain():
     same([(c["name"], c["args"]) for c in message.tool_calls], [("Weather", WEATHER_CALL)])
 
 
-@check(24, "ChatAnthropic structured", needs=STRUCTURE)
+@check(24, "ChatAnthropic structured")
 def anthropic_structured():
     assert isinstance(anthropic(CALF).with_structured_output(Weather).invoke(SUM), Weather)
 

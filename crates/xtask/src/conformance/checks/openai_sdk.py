@@ -132,7 +132,7 @@ class Sum(BaseModel):
     result: int
 
 
-@check(12, "parse into a schema", needs="constrained decoding")
+@check(12, "parse into a schema")
 def parse():
     answer = calf.chat.completions.parse(
         model=MODEL, messages=user(SUM), response_format=Sum, temperature=0, max_tokens=200, extra_body=OFF
@@ -140,7 +140,7 @@ def parse():
     assert isinstance(answer.choices[0].message.parsed, Sum), answer
 
 
-@check(12, "parse into a schema, after thinking", needs="constrained decoding")
+@check(12, "parse into a schema, after thinking")
 def parse_thinking():
     answer = calf.chat.completions.parse(
         model=MODEL, messages=user(SUM), response_format=Sum, temperature=0, max_tokens=400
@@ -149,7 +149,7 @@ def parse_thinking():
     assert answer.choices[0].message.reasoning_content
 
 
-@check(12, "a required call, and a named one", needs="constrained decoding")
+@check(12, "a required call, and a named one")
 def required_call():
     for choice in ["required", {"type": "function", "function": {"name": "weather"}}]:
         for extra in [OFF, {}]:

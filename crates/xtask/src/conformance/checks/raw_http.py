@@ -164,7 +164,7 @@ def cache_added_tools():
     assert hit < total, f"{hit} of {total}"
 
 
-@check(32, "strict tool under a hostile model", needs="constrained decoding")
+@check(32, "strict tool under a hostile model")
 def strict_tool():
     strict = {"type": "function", "function": {**CHAT_TOOL["function"], "strict": True}}
     named = {"type": "function", "function": {"name": "weather"}}
