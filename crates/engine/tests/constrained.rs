@@ -36,6 +36,33 @@ fn hostile_logits_cannot_break_calls_or_json() {
 }
 
 #[test]
+fn several_calls_in_one_block_are_let_through() {
+    let world = calf();
+    let tool = |name: &str| {
+        let days = json!({ "properties": { "city": { "type": "string" }, "days": { "type": "integer" } } });
+        Tool { function: json!({ "name": name, "parameters": days }) }
+    };
+    let mark = world.tokenizer.control().dsml;
+    let options = CallOptions { choice: CallChoice::Auto, is_parallel: true, mark };
+    let text = tool_calls_grammar(&[tool("f"), tool("g")], &options).unwrap();
+    let call = |name: &str, days: &str| {
+        format!(
+            "<｜DSML｜invoke name=\"{name}\">\n<｜DSML｜parameter name=\"city\" string=\"true\">Łódź</｜DSML｜parameter>\n\
+             {days}</｜DSML｜invoke>\n"
+        )
+    };
+    let days = "<｜DSML｜parameter name=\"days\" string=\"false\">3</｜DSML｜parameter>\n";
+    let block = [call("f", days), call("g", ""), call("f", "")].concat();
+    let tokens = world.tokenizer.encode_with_control(&format!("tool_calls>\n{block}</｜DSML｜tool_calls>"));
+    let mut grammar = Grammar::new(&world.vocabulary, &text, Structure::Calls).unwrap();
+    for (index, token) in tokens.into_iter().enumerate() {
+        assert!(grammar.allows(token).unwrap(), "token {index}");
+        grammar.observe(token).unwrap();
+    }
+    assert!(grammar.is_complete().unwrap());
+}
+
+#[test]
 fn a_hostile_schema_is_refused_or_compiled_in_bounded_time_and_a_mask_is_too() {
     let world = calf();
     let names = |n: usize| (0..n).map(|i| format!("name {i}")).collect::<Vec<_>>();

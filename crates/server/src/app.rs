@@ -94,6 +94,9 @@ impl App {
             Subject::Chat(chat) => chat.call_prefix,
             Subject::Raw(_) => "",
         };
+        if self.config.log_prompts {
+            tracing::info!(prompt = self.tokenizer.decode(&tokens), "asked");
+        }
         // Before the first user's turn stand instructions and tools, which other conversations share.
         let head = tokens.iter().position(|&token| token == self.tokenizer.control().user);
         let mut request = Request::new(tokens);

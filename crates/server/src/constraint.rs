@@ -107,7 +107,15 @@ impl Constraints {
             (None, None) if tools.is_empty() => Rule::Free,
             (None, None) => Rule::NoCalls,
             (None, Some(choice @ CallChoice::Auto)) => {
-                Rule::Calls(grammar(tool_calls_grammar(tools, &options(choice)), Structure::Calls)?)
+                match grammar(tool_calls_grammar(tools, &options(choice)), Structure::Calls) {
+                    Ok(grammar) => Rule::Calls(grammar),
+                    // Nobody demanded that calls fit: they are read as they come.
+                    Err(error) if !tools.iter().any(|tool| tool.function["strict"] == true) => {
+                        tracing::warn!("calls are not held to their schemas: {error}");
+                        Rule::Free
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             (None, Some(choice)) => {
                 Rule::Whole(grammar(tool_calls_grammar(tools, &options(choice)), Structure::Text)?)

@@ -344,6 +344,10 @@ impl Generation {
         self.ticket.cancel();
         self.progress = Progress::Ended;
         self.measured.end(self.usage);
+        if self.app.config.log_prompts {
+            let Record { content, calls, .. } = &self.record;
+            tracing::info!(content, ?calls, "answered");
+        }
         if stop.is_none() && matches!(ending, Ending::Stop | Ending::ToolCalls) {
             self.remember();
         }

@@ -43,13 +43,11 @@ pub(super) fn block(
     }
     rules.rule("call", &names.join(" | "));
     let is_one = !options.is_parallel || matches!(options.choice, CallChoice::Named(_));
-    let more = if is_one { "" } else { "(\"\\n\" call)*" };
-    Ok(format!(
-        "{} call {more} {} {mark} {}",
-        literal("tool_calls>\n"),
-        literal("\n</"),
-        literal("tool_calls>")
-    ))
+    // A line's end belongs to what stands before it: the lexer takes the longest terminal and never goes back, so
+    // two that begin alike, such as `\n` and `\n</`, would leave only the longer one.
+    let calls = if is_one { "call" } else { "call+" };
+    let (open, close) = (literal("tool_calls>\n"), literal("tool_calls>"));
+    Ok(format!("{open} {calls} \"</\" {mark} {close}"))
 }
 
 /// A block with what stands before it in an answer.
@@ -97,7 +95,7 @@ impl<'a> ToolRules<'a> {
         };
         let mark = &self.mark;
         let open = literal(&format!("invoke name=\"{name}\">\n"));
-        let close = literal("invoke>");
+        let close = literal("invoke>\n");
         Ok(rules.rule(&self.prefix, &format!("\"<\" {mark} {open} {body} \"</\" {mark} {close}")))
     }
 

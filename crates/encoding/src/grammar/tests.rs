@@ -30,12 +30,12 @@ fn a_strict_tool_has_its_parameters_in_order() {
         "required": ["city"],
         "additionalProperties": false,
     });
-    let want = r#"start: "tool_calls>\n" call ("\n" call)* "\n</" <[6]> "tool_calls>"
+    let want = r#"start: "tool_calls>\n" call+ "</" <[6]> "tool_calls>"
 TEXT: /(?s:.*)<\//
 t0p0: "<" <[6]> "parameter name=\"" "city" "\" string=\"true\">" (TEXT) <[6]> "parameter>\n"
 t0p1j0: %json {"type":["integer"],"maximum":14,"x-guidance":{"whitespace_flexible":false,"item_separator":", ?","key_separator":": ?","coerce_one_of":false,"lenient":false}}
 t0p1: "<" <[6]> "parameter name=\"" "days" "\" string=\"false\">" (t0p1j0) "</" <[6]> "parameter>\n"
-t0: "<" <[6]> "invoke name=\"f\">\n" t0p0 t0p1? "</" <[6]> "invoke>"
+t0: "<" <[6]> "invoke name=\"f\">\n" t0p0 t0p1? "</" <[6]> "invoke>\n"
 call: t0
 "#;
     assert_eq!(auto(schema, true).unwrap(), want);
@@ -57,7 +57,7 @@ fn other_tools_have_them_in_any_order_and_none_twice() {
 fn a_demanded_block_begins_with_its_opening_tag() {
     let tools = [tool("f", json!({}), false), tool("g", json!({}), false)];
     let text = tool_calls_grammar(&tools, &options(CallChoice::Named("g"))).unwrap();
-    assert!(text.starts_with("start: \"\\n\\n<\" <[6]> \"tool_calls>\\n\" call  \"\\n</\""), "{text}");
+    assert!(text.starts_with("start: \"\\n\\n<\" <[6]> \"tool_calls>\\n\" call \"</\""), "{text}");
     assert!(text.contains("call: t1\n") && !text.contains("t0"), "{text}");
     let unknown = tool_calls_grammar(&tools, &options(CallChoice::Named("h"))).unwrap_err();
     assert_eq!(unknown.to_string(), "there is no tool named `h`");
