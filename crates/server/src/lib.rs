@@ -3,8 +3,8 @@
 //!
 //! Door: [`App::new`] takes an engine and its tokenizer; [`serve`] answers connections until it is told to stop.
 //!
-//! A request goes down as [`ask::Ask`], which every protocol is read into, and comes up as
-//! [`generation::Piece`]s, which every protocol writes in its own way. Nothing in between knows a protocol.
+//! A request goes down as `ask::Ask`, which every protocol is read into, and comes up as
+//! `generation::Piece`s, which every protocol writes in its own way. Nothing in between knows a protocol.
 //!
 //! **Invariant:** an answer that is streamed and one that is not are written from the same pieces.
 //! **Invariant:** a client that leaves frees its slot within one step: what streams owns the engine's ticket.
