@@ -17,8 +17,10 @@ use cuvier_types::TokenId;
 use crate::ApiError;
 use crate::ask::{Chat, Format, ToolChoice};
 
-/// Of the tokens of an answer, this share is kept from the reasoning ...
+/// Of the tokens of an answer, one in so many is kept from the reasoning ...
 const RESERVE_SHARE: usize = 4;
+/// ... and of one that must be a call or JSON, which is worth nothing when it is cut, one in so many ...
+const RESERVE_SHARE_DEMANDED: usize = 2;
 /// ... but no more than so many.
 const RESERVE_MAX: usize = 4096;
 /// Compiled grammars kept: an agent sends the same tools with every request.
@@ -74,12 +76,13 @@ impl Constraints {
         if matches!(rule, Rule::Free) && !opens_thinking {
             return Ok(None);
         }
+        let share = if matches!(rule, Rule::Whole(_)) { RESERVE_SHARE_DEMANDED } else { RESERVE_SHARE };
         let plan = AnswerPlan {
             opening: if opens_thinking { Opening::Reasoning } else { Opening::Content },
             rule,
             thinking_max,
             tokens_max: Some(tokens_max),
-            reserve: (tokens_max / RESERVE_SHARE).min(RESERVE_MAX),
+            reserve: (tokens_max / share).min(RESERVE_MAX),
         };
         Ok(Some(Box::new(Answer::new(&self.vocabulary, plan))))
     }

@@ -11,7 +11,10 @@ export const SUM = "What is 27 + 58?";
 export const SUM_ANSWER = "27 + 58 = 85.";
 export const WEATHER = {
   type: "object",
-  properties: { city: { type: "string" }, days: { type: "integer" } },
+  properties: {
+    city: { type: "string", enum: ["Łódź", "Nîmes", "São Tomé"] },
+    days: { type: "integer", minimum: 1, maximum: 14 },
+  },
   required: ["city", "days"],
   additionalProperties: false,
 };

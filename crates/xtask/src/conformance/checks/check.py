@@ -91,9 +91,14 @@ def call(tool, **arguments):
     return {"call": tool, "arguments": arguments}
 
 
+# No free text: the toy, held to a schema that it does not understand, would write it to the end of its tokens.
+CITIES = ["Łódź", "Nîmes", "São Tomé"]
 WEATHER = {
     "type": "object",
-    "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+    "properties": {
+        "city": {"type": "string", "enum": CITIES},
+        "days": {"type": "integer", "minimum": 1, "maximum": 14},
+    },
     "required": ["city", "days"],
     "additionalProperties": False,
 }

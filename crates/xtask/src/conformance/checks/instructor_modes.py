@@ -1,10 +1,11 @@
 """Instructor: every mode in which it asks for an object."""
 
 from importlib.metadata import version
+from typing import Literal
 
 import instructor
 import openai
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from check import CALF, KEY, MODEL, SCRIPTED, SUM, WEATHER_CALL, call, check, run, same, say, script, think
 
@@ -18,8 +19,8 @@ SCRIPTS = {
 
 
 class Weather(BaseModel):
-    city: str
-    days: int
+    city: Literal["Łódź", "Nîmes", "São Tomé"]
+    days: int = Field(ge=1, le=14)
 
 
 def ask(server, mode, text):
@@ -36,8 +37,8 @@ def checks_of(mode):
     def willing():
         same(ask(SCRIPTED, mode, SCRIPTS[mode]).model_dump(), WEATHER_CALL)
 
-    if mode != "MD_JSON":
-        # MD_JSON asks for a fenced answer in words only; nothing holds a model to it.
+    if mode in ("TOOLS", "JSON_SCHEMA"):
+        # The other modes ask for the schema in words only; nothing holds a model to it.
         @check(25, f"{mode}, whatever the model wants")
         def unwilling():
             assert isinstance(ask(CALF, mode, SUM), Weather)

@@ -1,21 +1,21 @@
 """LangChain: its DeepSeek, OpenAI and Anthropic models."""
 
 from importlib.metadata import version
+from typing import Literal
 
 from langchain_anthropic import ChatAnthropic
 from langchain_deepseek import ChatDeepSeek
 from langchain_openai import ChatOpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from check import CALF, KEY, MODEL, SCRIPTED, SUM, SUM_ANSWER, WEATHER_CALL, call, check, run, same, say, script, think
-
 
 
 class Weather(BaseModel):
     """Forecast"""
 
-    city: str
-    days: int
+    city: Literal["Łódź", "Nîmes", "São Tomé"]
+    days: int = Field(ge=1, le=14)
 
 
 def deepseek(server, **options):

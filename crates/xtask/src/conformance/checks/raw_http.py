@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import httpx
 
-from check import CALF, CHAT_TOOL, MODEL, SCRIPTED, SMALL, check, check_chat_usage, run, same, say, script, think
+from check import CALF, CHAT_TOOL, CITIES, MODEL, SCRIPTED, SMALL, check, check_chat_usage, run, same, say, script, think
 
 OFF = {"type": "disabled"}
 ROOT = pathlib.Path(__file__).resolve().parents[5]
@@ -166,11 +166,7 @@ def cache_added_tools():
 
 @check(32, "strict tool under a hostile model")
 def strict_tool():
-    # No free text: a model of whims would write it to the end of its tokens.
-    cities = ["Łódź", "Nîmes", "São Tomé"]
-    properties = {"city": {"enum": cities}, "days": {"type": "integer", "minimum": 1, "maximum": 14}}
-    parameters = {"type": "object", "properties": properties, "required": ["city", "days"], "additionalProperties": False}
-    strict = {"type": "function", "function": {"name": "weather", "parameters": parameters, "strict": True}}
+    strict = {"type": "function", "function": {**CHAT_TOOL["function"], "strict": True}}
     named = {"type": "function", "function": {"name": "weather"}}
     n_whole = 0
     for seed in range(10):
@@ -181,7 +177,7 @@ def strict_tool():
         n_whole += 1
         arguments = json.loads(answer["message"]["tool_calls"][0]["function"]["arguments"])
         same(set(arguments), {"city", "days"})
-        assert arguments["city"] in cities and arguments["days"] in range(1, 15), arguments
+        assert arguments["city"] in CITIES and arguments["days"] in range(1, 15), arguments
     assert n_whole == 10, f"{n_whole} of 10 calls came to their end"
 
 
