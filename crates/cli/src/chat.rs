@@ -1,11 +1,10 @@
 //! `cuvier chat`: one answer, or a conversation.
 
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use cuvier_encoding::{Conversation, Ending, Generation, Message, PromptOptions, Role, encode_conversation};
-use cuvier_engine::{Engine, EngineConfig, TransformerModel};
+use cuvier_engine::{Engine, EngineConfig};
 use cuvier_types::SamplingParams;
 
 use crate::dialogue::Dialogue;
@@ -85,10 +84,7 @@ fn open_dialogue(
     history: Conversation,
 ) -> anyhow::Result<Dialogue> {
     let tokenizer = opened.tokenizer()?;
-    opened.check_memory(args.compute.memory)?;
-    let compute = args.compute.compute()?;
-    let transformer = Arc::new(opened.transformer(&compute)?);
-    let model = TransformerModel::new(transformer, compute, args.compute.kv.into());
+    let model = opened.engine_model(&args.compute)?;
     let engine = Engine::start(model, EngineConfig::default())?;
     let (temperature, top_p) = opened.sampling_defaults()?;
     Ok(Dialogue {

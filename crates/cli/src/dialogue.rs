@@ -97,7 +97,7 @@ impl Dialogue {
         let mut request = Request::new(rest);
         request.sampling = self.next_sampling();
         request.max_tokens = self.max_tokens;
-        request.stop_tokens = self.stop_tokens();
+        request.stop_tokens = self.tokenizer.control().ends().to_vec();
         let mut stream = self.conversation.send(request)?;
         let thinking = self.prompt_options.thinking != Thinking::Off;
         let mut parser = ChatParser::new(ParserOptions::new(thinking, None));
@@ -149,11 +149,6 @@ impl Dialogue {
         let sampling = self.sampling.clone();
         self.sampling.seed = sampling.seed.wrapping_add(1);
         sampling
-    }
-
-    fn stop_tokens(&self) -> Vec<TokenId> {
-        let control = self.tokenizer.control();
-        (0..self.tokenizer.vocab_size() as u32).map(TokenId).filter(|&id| control.ends_answer(id)).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
-use cuvier_encoding::{Content, Conversation, Message, Role};
+use cuvier_encoding::{Conversation, Message, Role};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
@@ -175,12 +175,7 @@ fn save(history: &Conversation, file: &Path) -> anyhow::Result<String> {
 }
 
 fn saved(message: &Message) -> Value {
-    let text = match &message.content {
-        Content::Text(text) => text.as_str(),
-        // Nothing that is typed here has parts.
-        Content::Parts(_) => "",
-    };
-    let mut value = json!({"role": message.role.name(), "content": text});
+    let mut value = json!({"role": message.role.name(), "content": message.content.text()});
     if let Some(reasoning) = &message.reasoning_content {
         value["reasoning_content"] = json!(reasoning);
     }

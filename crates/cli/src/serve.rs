@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cuvier_encoding::Generation;
-use cuvier_engine::{CacheConfig, DiskCache, Engine, EngineConfig, TransformerModel};
+use cuvier_engine::{CacheConfig, DiskCache, Engine, EngineConfig};
 use cuvier_server::{App, ServerConfig};
 use cuvier_types::Bytes;
 
@@ -85,10 +85,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let opened = open_model(args.model.model.as_deref())?;
     let tokenizer = opened.tokenizer()?;
     let config = server_config(args, &opened.name, opened.generation()?, opened.sampling_defaults()?);
-    opened.check_memory(args.compute.memory)?;
-    let compute = args.compute.compute()?;
-    let transformer = Arc::new(opened.transformer(&compute)?);
-    let model = TransformerModel::new(transformer, compute, args.compute.kv.into());
+    let model = opened.engine_model(&args.compute)?;
     let engine_config = EngineConfig {
         sequences_max: usize::from(args.slots),
         context_max: args.context.map(|n| n as usize),

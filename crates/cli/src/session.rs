@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use cuvier_encoding::{Generation, Tokenizer};
+use cuvier_engine::TransformerModel;
 use cuvier_model::{Compute, Transformer};
 use cuvier_types::Bytes;
 use cuvier_weights::Checkpoint;
 
-use crate::options::show_size;
+use crate::options::{ComputeArgs, show_size};
 
 /// The config of the embedded toy model.
 pub const CALF_CONFIG: &str = include_str!("../../../models/calf/config.json");
@@ -91,6 +92,17 @@ impl Opened {
     /// The model of the checkpoint, its matrices packed on the threads of `compute`.
     pub fn transformer(&self, compute: &Compute) -> anyhow::Result<Transformer> {
         Ok(Transformer::load(&self.checkpoint, compute)?)
+    }
+
+    /// The model for an engine, as the flags ask for it.
+    ///
+    /// # Errors
+    /// If `--memory` is too little, or the checkpoint or the machine refuses.
+    pub fn engine_model(&self, args: &ComputeArgs) -> anyhow::Result<TransformerModel> {
+        self.check_memory(args.memory)?;
+        let compute = args.compute()?;
+        let transformer = Arc::new(self.transformer(&compute)?);
+        Ok(TransformerModel::new(transformer, compute, args.kv.into()))
     }
 
     /// The tokenizer beside it; one that has more tokens than the model is refused.

@@ -205,6 +205,12 @@ impl ControlIds {
     /// Whether sampling `id` ends the answer: the end of the turn, or the opening of another one.
     #[must_use]
     pub fn ends_answer(&self, id: TokenId) -> bool {
-        [self.eos, self.bos, self.user, self.assistant].contains(&id)
+        self.ends().contains(&id)
+    }
+
+    /// The tokens of which any ends an answer.
+    #[must_use]
+    pub fn ends(&self) -> [TokenId; 4] {
+        [self.eos, self.bos, self.user, self.assistant]
     }
 }

@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::control::Control;
 use crate::prompt::Prompt;
 pub use generation::{Generation, Thinking, UnknownEffort, UnknownGeneration};
-pub use message::{Arguments, Content, Message, Part, Role, Sampled, SampledText, Tool, ToolCall};
+pub use message::{Arguments, Content, Message, Part, Role, Sampled, SampledText, Tool, ToolCall, json_kind};
 
 /// Messages in the order they were said.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -115,9 +115,8 @@ impl Conversation {
     /// # Errors
     /// The first thing that is not a message.
     pub fn from_json(messages: &Value) -> Result<Self, ConversationError> {
-        let list = messages
-            .as_array()
-            .ok_or_else(|| ConversationError::NotAList { got: message::kind(messages) })?;
+        let list =
+            messages.as_array().ok_or_else(|| ConversationError::NotAList { got: json_kind(messages) })?;
         let messages = list
             .iter()
             .enumerate()

@@ -26,7 +26,7 @@ pub use control::{Control, ControlIds, Task};
 pub use conversation::{
     Arguments, Content, Conversation, ConversationError, Generation, Message, Part, Place, PromptOptions,
     Role, Sampled, SampledText, Thinking, Tool, ToolCall, UnknownEffort, UnknownGeneration,
-    encode_conversation,
+    encode_conversation, json_kind,
 };
 pub use grammar::{
     CallChoice, CallOptions, GrammarTextError, JsonRule, SPELLED_TAGS, SpelledTags, json_grammar,

@@ -152,6 +152,8 @@ pub struct Generation {
 /// How far it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
+    /// The engine has not heard of it.
+    Submitted,
     /// Nothing of the prompt was computed for it.
     Waiting,
     /// Under way.
@@ -178,7 +180,7 @@ impl Generation {
             if self.progress == Progress::Ended {
                 return None;
             }
-            let event = if self.progress == Progress::Waiting {
+            let event = if matches!(self.progress, Progress::Submitted | Progress::Waiting) {
                 let limit = self.app.config.queue_timeout.saturating_sub(self.measured.elapsed());
                 match tokio::time::timeout(limit.max(Duration::from_millis(1)), self.events.recv()).await {
                     Ok(event) => event,
@@ -212,10 +214,8 @@ impl Generation {
     fn take(&mut self, event: Event) {
         match event {
             Event::Prefill { done, total } => {
-                if self.queued.is_empty()
-                    && self.progress == Progress::Waiting
-                    && !self.measured.is_looked_up()
-                {
+                if self.progress == Progress::Submitted {
+                    self.progress = Progress::Waiting;
                     self.usage.cached = done;
                     self.measured.looked_up(done, total);
                 } else {

@@ -4,7 +4,7 @@
 //! its beginning: instructions in the middle become part of a user's turn, and what changes with every request
 //! though nothing changed is left out.
 
-use cuvier_encoding::{Content, Conversation, Message, Part, Role};
+use cuvier_encoding::{Content, Conversation, Message, Role};
 
 /// A conversation as it is put together.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +36,7 @@ impl Lowering {
     /// A user's message. An empty one beside a tool's result says nothing.
     pub(crate) fn user(&mut self, message: Message) {
         let follows_result = self.messages.last().is_some_and(|last| last.role == Role::Tool);
-        if follows_result && message.task.is_none() && is_blank(&message.content) {
+        if follows_result && message.task.is_none() && message.content.text().trim().is_empty() {
             return;
         }
         self.messages.push(message);
@@ -64,24 +64,12 @@ impl Lowering {
     }
 }
 
-fn is_blank(content: &Content) -> bool {
-    match content {
-        Content::Text(text) => text.trim().is_empty(),
-        Content::Parts(parts) => {
-            parts.iter().all(|part| matches!(part, Part::Text(text) if text.trim().is_empty()))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn shape(lowering: Lowering) -> Vec<(Role, String)> {
-        let text = |message: Message| match message.content {
-            Content::Text(text) => (message.role, text),
-            Content::Parts(parts) => (message.role, format!("{parts:?}")),
-        };
+        let text = |message: Message| (message.role, message.content.text().into_owned());
         lowering.finish().messages.into_iter().map(text).collect()
     }
 

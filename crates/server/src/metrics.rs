@@ -76,11 +76,11 @@ impl Metrics {
         text
     }
 
-    pub(crate) fn begin(&self) -> Request {
+    /// An answer is under way that was asked for at `start`.
+    pub(crate) fn begin(&self, start: Instant) -> Request {
         self.counters.requests.inc();
         self.counters.in_flight.inc();
-        let start = Instant::now();
-        Request { counters: self.counters.clone(), start, last_token: None, looked_up: false, ended: false }
+        Request { counters: self.counters.clone(), start, last_token: None, ended: false }
     }
 }
 
@@ -133,7 +133,6 @@ pub(crate) struct Request {
     counters: Counters,
     start: Instant,
     last_token: Option<Instant>,
-    looked_up: bool,
     ended: bool,
 }
 
@@ -142,13 +141,8 @@ impl Request {
         self.start.elapsed()
     }
 
-    pub(crate) fn is_looked_up(&self) -> bool {
-        self.looked_up
-    }
-
     /// So much of the prompt was found computed.
-    pub(crate) fn looked_up(&mut self, cached: usize, prompt: usize) {
-        self.looked_up = true;
+    pub(crate) fn looked_up(&self, cached: usize, prompt: usize) {
         self.counters.prompt_tokens.inc_by(prompt as u64);
         self.counters.cached_tokens.inc_by(cached as u64);
     }

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
 
-use cuvier_encoding::{Arguments, Content, Message, Part, Role, Sampled};
+use cuvier_encoding::{Arguments, Message, Role, Sampled};
 use serde_json::Value;
 
 /// Answers kept; the oldest is forgotten first.
@@ -57,7 +57,7 @@ impl Transcript {
     /// Adds a message, without what clients lose.
     pub fn add(&mut self, message: &Message) {
         message.role.name().hash(&mut self.hasher);
-        hash_content(&message.content, &mut self.hasher);
+        message.content.text().trim().hash(&mut self.hasher);
         message.tool_call_id.hash(&mut self.hasher);
         for call in &message.tool_calls {
             (&call.id, &call.name).hash(&mut self.hasher);
@@ -68,20 +68,6 @@ impl Transcript {
         let mut hasher = self.hasher.clone();
         ("answer", content.trim()).hash(&mut hasher);
         hasher.finish()
-    }
-}
-
-fn hash_content(content: &Content, hasher: &mut DefaultHasher) {
-    match content {
-        Content::Text(text) => text.trim().hash(hasher),
-        Content::Parts(parts) => {
-            for part in parts {
-                match part {
-                    Part::Text(text) => text.trim().hash(hasher),
-                    Part::Unsupported { kind } => kind.hash(hasher),
-                }
-            }
-        }
     }
 }
 
@@ -123,7 +109,7 @@ impl Recall {
     }
 
     fn find(&self, scope: u64, before: &Transcript, message: &Message) -> Option<Sampled> {
-        let content = text_of(&message.content);
+        let content = message.content.text();
         let key = match message.tool_calls.first() {
             Some(call) => Key::Call { scope, id: call.id.clone()? },
             None => Key::Transcript { scope, hash: before.with_answer(&content) },
@@ -148,19 +134,6 @@ impl Kept {
             if let Some(old) = self.answers.remove(&oldest) {
                 self.n_tokens -= old.sampled.n_tokens();
             }
-        }
-    }
-}
-
-fn text_of(content: &Content) -> String {
-    match content {
-        Content::Text(text) => text.clone(),
-        Content::Parts(parts) => {
-            let texts = parts.iter().filter_map(|part| match part {
-                Part::Text(text) => Some(text.as_str()),
-                Part::Unsupported { .. } => None,
-            });
-            texts.collect::<Vec<_>>().join("\n\n")
         }
     }
 }

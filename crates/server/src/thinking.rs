@@ -4,7 +4,7 @@ use cuvier_encoding::Thinking;
 use serde_json::Value;
 
 use crate::ApiError;
-use crate::wire::{Fields, kind};
+use crate::wire::{Fields, json_kind};
 
 /// What was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +161,7 @@ fn effort(fields: &Fields<'_>, key: &str) -> Result<Option<Thinking>, ApiError> 
             Some(76..=100) => Thinking::Max,
             _ => return Err(fields.refuse(key, "must be 0 to 100")),
         },
-        Some(other) => return Err(fields.refuse(key, format!("must be a string, not {}", kind(other)))),
+        Some(other) => return Err(fields.refuse(key, format!("must be a string, not {}", json_kind(other)))),
     };
     Ok(Some(thinking))
 }

@@ -463,6 +463,9 @@ fn a_prompt_that_fills_the_context_is_refused_in_words_that_clients_know() {
     assert_eq!(refused.status, 400);
     let said = refused.json()["error"]["message"].as_str().unwrap().to_owned();
     assert!(said.starts_with("prompt is too long: ") && said.ends_with(" > 100 maximum"), "{said}");
+    // Nobody left: nothing was started.
+    assert_eq!(server.metric("cuvier_requests_abandoned_total"), 0.0);
+    assert_eq!(server.metric("cuvier_requests_total"), 0.0);
     assert_eq!(server.post("/v1/responses", &streamed(response(&long))).status, 400);
 }
 

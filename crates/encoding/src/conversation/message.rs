@@ -1,5 +1,7 @@
 //! Messages, as they come from JSON.
 
+use std::borrow::Cow;
+
 use cuvier_types::TokenId;
 use serde_json::{Map, Value};
 
@@ -213,6 +215,21 @@ impl Role {
 }
 
 impl Content {
+    /// The content as the prompt has it: parts with blank lines between them, and marks for what the model does not see.
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Text(text) => Cow::Borrowed(text),
+            Self::Parts(parts) => {
+                let texts = parts.iter().map(|part| match part {
+                    Part::Text(text) => Cow::Borrowed(text.as_str()),
+                    Part::Unsupported { kind } => Cow::Owned(format!("[Unsupported {kind}]")),
+                });
+                Cow::Owned(texts.collect::<Vec<_>>().join("\n\n"))
+            }
+        }
+    }
+
     fn from_json(message: usize, value: Option<&Value>) -> Result<Self, ConversationError> {
         match value {
             None | Some(Value::Null) => Ok(Self::Text(String::new())),
@@ -222,7 +239,7 @@ impl Content {
                 parts.iter().enumerate().map(part).collect::<Result<_, _>>().map(Self::Parts)
             }
             Some(other) => {
-                Err(field(Place::Message(message), "content", "a text or a list of parts", kind(other)))
+                Err(field(Place::Message(message), "content", "a text or a list of parts", json_kind(other)))
             }
         }
     }
@@ -245,7 +262,7 @@ impl Tool {
     fn from_json(place: Place, value: &Value) -> Result<Self, ConversationError> {
         let function = object(place, value)?.get("function").unwrap_or(&Value::Null);
         if !function.is_object() {
-            return Err(field(place, "function", "an object", kind(function)));
+            return Err(field(place, "function", "an object", json_kind(function)));
         }
         Ok(Self { function: function.clone() })
     }
@@ -256,7 +273,7 @@ impl ToolCall {
         let fields = object(place, value)?;
         let function = fields.get("function").unwrap_or(&Value::Null);
         let Some(function) = function.as_object() else {
-            return Err(field(place, "function", "an object", kind(function)));
+            return Err(field(place, "function", "an object", json_kind(function)));
         };
         let Some(name) = string(place, function, "name")? else {
             return Err(field(place, "name", "a string", "absent"));
@@ -275,7 +292,7 @@ impl ToolCall {
 }
 
 fn object(place: Place, value: &Value) -> Result<&Map<String, Value>, ConversationError> {
-    value.as_object().ok_or_else(|| ConversationError::NotAnObject { place, got: kind(value) })
+    value.as_object().ok_or_else(|| ConversationError::NotAnObject { place, got: json_kind(value) })
 }
 
 fn string(
@@ -286,7 +303,7 @@ fn string(
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(other) => Err(field(place, name, "a string", kind(other))),
+        Some(other) => Err(field(place, name, "a string", json_kind(other))),
     }
 }
 
@@ -298,7 +315,7 @@ fn list<'a>(
     match fields.get(name) {
         None | Some(Value::Null) => Ok(&[]),
         Some(Value::Array(items)) => Ok(items),
-        Some(other) => Err(field(place, name, "a list", kind(other))),
+        Some(other) => Err(field(place, name, "a list", json_kind(other))),
     }
 }
 
@@ -318,7 +335,9 @@ fn is_true_in_python(value: &Value) -> bool {
     }
 }
 
-pub(super) fn kind(value: &Value) -> &'static str {
+/// What kind of JSON value this is, for messages.
+#[must_use]
+pub fn json_kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

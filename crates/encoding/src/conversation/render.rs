@@ -121,18 +121,7 @@ fn write_blocks(prompt: &mut Prompt, blocks: &[Block<'_>]) {
 }
 
 fn write_content(prompt: &mut Prompt, content: &Content) {
-    match content {
-        Content::Text(text) => prompt.push_text(text),
-        Content::Parts(parts) => {
-            for (i, part) in parts.iter().enumerate() {
-                prompt.push_text(if i == 0 { "" } else { "\n\n" });
-                match part {
-                    Part::Text(text) => prompt.push_text(text),
-                    Part::Unsupported { kind } => prompt.push_text(&format!("[Unsupported {kind}]")),
-                }
-            }
-        }
-    }
+    prompt.push_text(&content.text());
 }
 
 /// A system, developer or reminder message.

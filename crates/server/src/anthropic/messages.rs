@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::ApiError;
 use crate::ask::ToolChoice;
 use crate::lowering::Lowering;
-use crate::wire::{Fields, kind};
+use crate::wire::{Fields, json_kind};
 
 /// `system` and `messages` as a conversation.
 ///
@@ -96,7 +96,9 @@ fn read_result(block: &Fields<'_>) -> Result<Content, ApiError> {
             parts
         }
         Some(other) => {
-            return Err(block.refuse("content", format!("must be a string or a list, not {}", kind(other))));
+            return Err(
+                block.refuse("content", format!("must be a string or a list, not {}", json_kind(other)))
+            );
         }
     };
     if block.boolean("is_error")?.unwrap_or(false) {

@@ -1,29 +1,22 @@
-//! Reading a request and starting its answer.
+//! A request of messages: what it asks, and its answer started.
 
-use axum::body::Body;
-use axum::extract::{Extension, Request, State};
-use axum::http::Response;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::answer::Blocks;
 use super::messages::{read_conversation, read_tool_choice, read_tools};
 use crate::ask::{Ask, Chat, Format, Subject};
+use crate::body::Asked;
 use crate::openai::{read_sampling, read_stop};
-use crate::routes::{Answer, Caller, Shared, read_json};
+use crate::routes::Answer;
 use crate::wire::{Fields, event_stream, json_response};
-use crate::{ApiError, App, thinking};
+use crate::{ApiError, thinking};
 
 /// Of a request that does not say it, which Anthropic's own service refuses.
 const MAX_TOKENS: usize = 32_000;
 
-pub(crate) async fn answer(
-    State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
-    request: Request,
-) -> Answer {
-    let app = shared.app;
-    let body = read_json(&app, request).await?;
-    let wanted = read(&app, &body, caller)?;
+pub(crate) async fn answer(asked: Asked) -> Answer {
+    let wanted = read(&asked)?;
+    let app = asked.app;
     let shows_thinking = !wanted.omits_thinking;
     let generation = app.start(wanted.ask).await?;
     let blocks = Blocks::new(app.config.model.clone(), wanted.applied, shows_thinking, generation);
@@ -31,15 +24,9 @@ pub(crate) async fn answer(
 }
 
 /// How many tokens the prompt of a request has, without answering it.
-pub(crate) async fn count_tokens(
-    State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
-    request: Request,
-) -> Result<Response<Body>, ApiError> {
-    let app = shared.app;
-    let body = read_json(&app, request).await?;
-    let wanted = read(&app, &body, caller)?;
-    Ok(json_response(&json!({"input_tokens": app.count(wanted.ask).await?})))
+pub(crate) async fn count_tokens(asked: Asked) -> Answer {
+    let wanted = read(&asked)?;
+    Ok(json_response(&json!({"input_tokens": asked.app.count(wanted.ask).await?})))
 }
 
 struct Wanted {
@@ -49,7 +36,7 @@ struct Wanted {
     stream: bool,
 }
 
-fn read(app: &App, body: &Value, caller: Caller) -> Result<Wanted, ApiError> {
+fn read(Asked { app, scope, body }: &Asked) -> Result<Wanted, ApiError> {
     let fields = Fields::of(body, "")?;
     // Clients of Anthropic's ask for its models by name; whichever is loaded answers.
     let model = fields.string("model")?.unwrap_or_default();
@@ -75,7 +62,7 @@ fn read(app: &App, body: &Value, caller: Caller) -> Result<Wanted, ApiError> {
         sampling: read_sampling(app, &fields)?,
         max_tokens: Some(max_tokens),
         stop: read_stop(&fields, "stop_sequences")?,
-        scope: caller.scope,
+        scope: *scope,
     };
     let stream = fields.boolean("stream")?.unwrap_or(false);
     Ok(Wanted { ask, applied, omits_thinking: display == Some("omitted"), stream })

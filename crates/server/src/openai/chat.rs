@@ -1,50 +1,38 @@
 //! `POST /chat/completions`.
 
-use axum::extract::{Extension, Request, State};
-use cuvier_types::SamplingParams;
-use serde_json::Value;
-
 use super::chat_answer::{Choices, Wire};
 use super::messages::{read_format, read_messages, read_tool_choice, read_tools};
-use super::{read_sampling, read_stop};
+use super::{read_include_usage, read_model, read_sampling, read_stop};
 use crate::ask::{Ask, Chat, Subject};
-use crate::routes::{Answer, Caller, Shared, read_json};
+use crate::body::Asked;
+use crate::routes::Answer;
 use crate::wire::{Fields, event_stream};
-use crate::{ApiError, App, thinking};
+use crate::{ApiError, thinking};
 
 /// Choices of one request.
 const N_MAX: u64 = 8;
 /// Likeliest tokens reported with each.
 const TOP_LOGPROBS_MAX: u64 = 20;
 
-pub(crate) async fn answer(
-    State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
-    request: Request,
-) -> Answer {
-    let app = shared.app;
-    let body = read_json(&app, request).await?;
-    let wanted = read(&app, &body, caller)?;
-    app.check_n_answers(wanted.asks.len())?;
-    let mut generations = Vec::with_capacity(wanted.asks.len());
-    for ask in wanted.asks {
-        generations.push(app.start(ask).await?);
-    }
-    let choices = Choices::new(app, generations, wanted.wire);
+pub(crate) async fn answer(asked: Asked) -> Answer {
+    let wanted = read(&asked)?;
+    asked.app.check_n_answers(wanted.n)?;
+    let generations = asked.app.start_choices(wanted.ask, wanted.n).await?;
+    let choices = Choices::new(asked.app, generations, wanted.wire);
     if wanted.stream { Ok(event_stream(choices)) } else { choices.whole().await }
 }
 
 struct Wanted {
-    /// One per choice.
-    asks: Vec<Ask>,
+    ask: Ask,
+    /// Choices.
+    n: u64,
     stream: bool,
     wire: Wire,
 }
 
-fn read(app: &App, body: &Value, caller: Caller) -> Result<Wanted, ApiError> {
+fn read(Asked { app, scope, body }: &Asked) -> Result<Wanted, ApiError> {
     let fields = Fields::of(body, "")?;
-    let asked_model = fields.string("model")?.unwrap_or(&app.config.model);
-    let model = app.served(asked_model).ok_or_else(|| unknown_model(app, asked_model))?;
+    let (asked_model, model) = read_model(app, &fields)?;
     let applied = thinking::read(&fields, asked_model, app.config.thinking)?;
     let chat = Chat {
         conversation: read_messages(&fields)?,
@@ -57,38 +45,21 @@ fn read(app: &App, body: &Value, caller: Caller) -> Result<Wanted, ApiError> {
     };
     let mut sampling = read_sampling(app, &fields)?;
     sampling.logprobs = read_logprobs(&fields)?;
-    let (limit, n) = (read_limit(&fields)?, read_n(&fields)?);
-    let options = fields.object("stream_options")?;
-    let include_usage = options.map(|options| options.boolean("include_usage")).transpose()?.flatten();
     let wire = Wire {
         model,
         thinking: applied,
         logprobs: sampling.logprobs.is_some(),
-        include_usage: include_usage.unwrap_or(false),
+        include_usage: read_include_usage(&fields)?,
     };
     let ask = Ask {
         subject: Subject::Chat(Box::new(chat.finish()?)),
         sampling,
-        max_tokens: limit,
+        max_tokens: read_limit(&fields)?,
         stop: read_stop(&fields, "stop")?,
-        scope: caller.scope,
+        scope: *scope,
     };
     let stream = fields.boolean("stream")?.unwrap_or(false);
-    Ok(Wanted { asks: each_choice(&ask, n), stream, wire })
-}
-
-/// Each choice draws from a seed of its own.
-fn each_choice(ask: &Ask, n: u64) -> Vec<Ask> {
-    let choice = |index: u64| {
-        let seed = ask.sampling.seed.wrapping_add(index);
-        Ask { sampling: SamplingParams { seed, ..ask.sampling.clone() }, ..ask.clone() }
-    };
-    (0..n).map(choice).collect()
-}
-
-/// The answer to an id that is not served.
-pub(crate) fn unknown_model(app: &App, asked: &str) -> ApiError {
-    ApiError::field("model", format!("`{asked}` is not served here; `{}` is", app.config.model))
+    Ok(Wanted { ask, n: read_n(&fields)?, stream, wire })
 }
 
 /// `max_completion_tokens`, or `max_tokens` as it once was.

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Extension, Request, State};
 use cuvier_encoding::Prompt;
-use cuvier_types::{SamplingParams, TokenId};
+use cuvier_types::TokenId;
 use serde_json::{Value, json};
 
-use super::chat::{read_limit, read_n, unknown_model};
+use super::chat::{read_limit, read_n};
 use super::chat_answer::finish_reason;
-use super::{logprobs, read_sampling, read_stop};
+use super::{logprobs, read_include_usage, read_model, read_sampling, read_stop};
 use crate::ask::{Ask, Subject};
+use crate::body::Asked;
 use crate::generation::{End, Generation, Piece, Usage};
-use crate::routes::{Answer, Caller, Shared, read_json};
-use crate::wire::{Fields, Source, Sse, event_stream, json_response, kind, now, random_id};
+use crate::routes::Answer;
+use crate::wire::{Fields, Source, Sse, event_stream, json_kind, json_response, now, random_id};
 use crate::{ApiError, App, Protocol};
 
 /// Of a request that does not say it.
@@ -22,21 +22,17 @@ const MAX_TOKENS: usize = 4096;
 const PROMPTS_MAX: usize = 16;
 const LOGPROBS_MAX: u64 = 20;
 
-pub(crate) async fn answer(
-    State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
-    request: Request,
-) -> Answer {
-    let app = shared.app;
-    let body = read_json(&app, request).await?;
-    let wanted = read(&app, &body, caller)?;
-    app.check_n_answers(wanted.asks.len())?;
-    let mut choices = Vec::with_capacity(wanted.asks.len());
+pub(crate) async fn answer(asked: Asked) -> Answer {
+    let wanted = read(&asked)?;
+    let app = asked.app;
+    app.check_n_answers(wanted.asks.len() as u64 * wanted.n)?;
+    let mut choices = Vec::new();
     for (ask, echo) in wanted.asks {
         let logprobs = ask.sampling.logprobs.is_some();
-        let generation = app.start(ask).await?;
         let offset = echo.chars().count();
-        choices.push(Choice { generation, echo, logprobs, offset });
+        for generation in app.start_choices(ask, wanted.n).await? {
+            choices.push(Choice { generation, echo: echo.clone(), logprobs, offset });
+        }
     }
     let envelope = json!({
         "id": random_id("cmpl-"), "object": "text_completion", "created": now(),
@@ -56,16 +52,17 @@ pub(crate) async fn answer(
 
 struct Wanted {
     model: String,
-    /// With what is put before the text.
+    /// One per prompt, with what is put before the text.
     asks: Vec<(Ask, String)>,
+    /// Choices of each.
+    n: u64,
     stream: bool,
     include_usage: bool,
 }
 
-fn read(app: &App, body: &Value, caller: Caller) -> Result<Wanted, ApiError> {
+fn read(Asked { app, scope, body }: &Asked) -> Result<Wanted, ApiError> {
     let fields = Fields::of(body, "")?;
-    let asked_model = fields.string("model")?.unwrap_or(&app.config.model);
-    let model = app.served(asked_model).ok_or_else(|| unknown_model(app, asked_model))?;
+    let (_, model) = read_model(app, &fields)?;
     let suffix = fields.string("suffix")?;
     let echo = fields.boolean("echo")?.unwrap_or(false);
     if echo && suffix.is_some() {
@@ -79,29 +76,24 @@ fn read(app: &App, body: &Value, caller: Caller) -> Result<Wanted, ApiError> {
         n => n.map(|n| n as u8),
     };
     let stop = read_stop(&fields, "stop")?;
-    let (n, limit) = (read_n(&fields)?, read_limit(&fields)?.unwrap_or(MAX_TOKENS));
+    let limit = read_limit(&fields)?.unwrap_or(MAX_TOKENS);
     let mut asks = Vec::new();
     for text in read_prompts(app, &fields)? {
         let prompt = match suffix {
             Some(suffix) => Prompt::fill_in_middle(&text, suffix),
             None => Prompt::continuation(&text),
         };
-        for index in 0..n {
-            let seed = sampling.seed.wrapping_add(index);
-            let ask = Ask {
-                subject: Subject::Raw(prompt.clone()),
-                sampling: SamplingParams { seed, ..sampling.clone() },
-                max_tokens: Some(limit),
-                stop: stop.clone(),
-                scope: caller.scope,
-            };
-            asks.push((ask, if echo { text.clone() } else { String::new() }));
-        }
+        let ask = Ask {
+            subject: Subject::Raw(prompt),
+            sampling: sampling.clone(),
+            max_tokens: Some(limit),
+            stop: stop.clone(),
+            scope: *scope,
+        };
+        asks.push((ask, if echo { text } else { String::new() }));
     }
-    let options = fields.object("stream_options")?;
-    let include_usage = options.map(|options| options.boolean("include_usage")).transpose()?.flatten();
     let stream = fields.boolean("stream")?.unwrap_or(false);
-    Ok(Wanted { model, asks, stream, include_usage: include_usage.unwrap_or(false) })
+    Ok(Wanted { model, asks, n: read_n(&fields)?, stream, include_usage: read_include_usage(&fields)? })
 }
 
 /// `prompt`: a text, several, token ids, or several lists of them.
@@ -128,7 +120,9 @@ fn read_prompts(app: &App, fields: &Fields<'_>) -> Result<Vec<String>, ApiError>
             return Err(fields.refuse("prompt", what));
         }
         Some(other) => {
-            return Err(fields.refuse("prompt", format!("must be a string or a list, not {}", kind(other))));
+            return Err(
+                fields.refuse("prompt", format!("must be a string or a list, not {}", json_kind(other)))
+            );
         }
     };
     prompts.ok_or_else(|| fields.refuse("prompt", "must hold strings, or lists of token ids"))

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::ApiError;
 use crate::ask::{Format, ToolChoice};
 use crate::lowering::Lowering;
-use crate::wire::{Fields, kind};
+use crate::wire::{Fields, json_kind};
 
 /// `messages` as a conversation.
 ///
@@ -21,7 +21,7 @@ pub(super) fn read_messages(fields: &Fields<'_>) -> Result<Conversation, ApiErro
     let last = messages.len() - 1;
     for (index, message) in messages.iter().enumerate() {
         match message.need_string("role")? {
-            "system" | "developer" => lowering.instruct(&text_of(&read_content(message)?)),
+            "system" | "developer" => lowering.instruct(&read_content(message)?.text()),
             "user" => {
                 let mut user = Message::text(Role::User, "");
                 user.content = read_content(message)?;
@@ -95,7 +95,7 @@ pub(crate) fn read_content(message: &Fields<'_>) -> Result<Content, ApiError> {
             parts.iter().enumerate().map(part).collect::<Result<_, _>>().map(Content::Parts)
         }
         Some(other) => {
-            Err(message.refuse("content", format!("must be a string or a list, not {}", kind(other))))
+            Err(message.refuse("content", format!("must be a string or a list, not {}", json_kind(other))))
         }
     }
 }
@@ -109,20 +109,6 @@ fn read_part(part: &Value, path: &str) -> Result<Part, ApiError> {
         "text" | "input_text" | "output_text" => Ok(Part::Text(fields.need_string("text")?.to_owned())),
         "refusal" => Ok(Part::Text(fields.need_string("refusal")?.to_owned())),
         other => Ok(Part::Unsupported { kind: other.to_owned() }),
-    }
-}
-
-/// The texts of a content, as one.
-pub(crate) fn text_of(content: &Content) -> String {
-    match content {
-        Content::Text(text) => text.clone(),
-        Content::Parts(parts) => {
-            let text = |part: &Part| match part {
-                Part::Text(text) => text.clone(),
-                Part::Unsupported { kind } => format!("[Unsupported {kind}]"),
-            };
-            parts.iter().map(text).collect::<Vec<_>>().join("\n\n")
-        }
     }
 }
 
@@ -180,7 +166,7 @@ pub(super) fn read_tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, ApiErr
             let name = name.ok_or_else(|| fields.refuse(key, "names no function"))?;
             Ok(ToolChoice::Named(name.to_owned()))
         }
-        other => Err(fields.refuse(key, format!("must be a string or an object, not {}", kind(other)))),
+        other => Err(fields.refuse(key, format!("must be a string or an object, not {}", json_kind(other)))),
     }
 }
 

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use crate::App;
 use crate::generation::Usage;
 
-pub(crate) use chat::unknown_model;
-pub(crate) use messages::{read_content, text_of};
-pub(crate) use options::{read_sampling, read_stop};
+pub(crate) use messages::read_content;
+use options::read_include_usage;
+pub(crate) use options::{read_model, read_sampling, read_stop};
 
 /// Ids under which hosted models are known; whichever model is loaded answers to them.
 const HOSTED: [&str; 4] = ["deepseek-v4-flash", "deepseek-v4-pro", "deepseek-chat", "deepseek-reasoner"];

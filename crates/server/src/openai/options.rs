@@ -1,9 +1,9 @@
-//! How tokens are drawn and when an answer ends.
+//! The options of an answer that protocols spell alike.
 
 use cuvier_types::{SamplingParams, TokenId};
 use serde_json::Value;
 
-use crate::wire::{Fields, kind};
+use crate::wire::{Fields, json_kind};
 use crate::{ApiError, App};
 
 const STOPS_MAX: usize = 16;
@@ -52,7 +52,7 @@ fn read_seed(fields: &Fields<'_>) -> Result<u64, ApiError> {
 fn read_bias(fields: &Fields<'_>) -> Result<Vec<(TokenId, f32)>, ApiError> {
     let Some(value) = fields.get("logit_bias") else { return Ok(Vec::new()) };
     let Value::Object(map) = value else {
-        return Err(fields.refuse("logit_bias", format!("must be an object, not {}", kind(value))));
+        return Err(fields.refuse("logit_bias", format!("must be an object, not {}", json_kind(value))));
     };
     let entry = |(token, bias): (&String, &Value)| {
         let token = token.parse().ok().map(TokenId);
@@ -75,6 +75,29 @@ pub(crate) fn read_stop(fields: &Fields<'_>, key: &str) -> Result<Vec<String>, A
             texts.ok_or_else(|| fields.refuse(key, "must be a list of strings"))
         }
         Some(Value::Array(_)) => Err(fields.refuse(key, format!("must have at most {STOPS_MAX} strings"))),
-        Some(other) => Err(fields.refuse(key, format!("must be a string or a list, not {}", kind(other)))),
+        Some(other) => {
+            Err(fields.refuse(key, format!("must be a string or a list, not {}", json_kind(other))))
+        }
     }
+}
+
+/// The id of the model that is asked for, and of the one that answers; without a wish it is the one loaded.
+///
+/// # Errors
+/// If no model answers to the id.
+pub(crate) fn read_model<'a>(app: &'a App, fields: &Fields<'a>) -> Result<(&'a str, String), ApiError> {
+    let asked = fields.string("model")?.unwrap_or(&app.config.model);
+    let served = app.served(asked).ok_or_else(|| {
+        fields.refuse("model", format!("is `{asked}`, which is not served here; `{}` is", app.config.model))
+    })?;
+    Ok((asked, served))
+}
+
+/// Whether usage is to come in a chunk of its own.
+///
+/// # Errors
+/// If it is no boolean.
+pub(super) fn read_include_usage(fields: &Fields<'_>) -> Result<bool, ApiError> {
+    let Some(options) = fields.object("stream_options")? else { return Ok(false) };
+    Ok(options.boolean("include_usage")?.unwrap_or(false))
 }

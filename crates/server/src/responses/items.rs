@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::tools::full_name;
 use crate::ApiError;
 use crate::lowering::Lowering;
-use crate::openai::{read_content, text_of};
-use crate::wire::{Fields, kind};
+use crate::openai::read_content;
+use crate::wire::{Fields, json_kind};
 
 /// `instructions` and `input` as a conversation; `None` where the input is an empty list, which asks for nothing.
 ///
@@ -32,7 +32,9 @@ pub(super) fn read_input(fields: &Fields<'_>) -> Result<Option<Conversation>, Ap
             }
         }
         Some(other) => {
-            return Err(fields.refuse("input", format!("must be a string or a list, not {}", kind(other))));
+            return Err(
+                fields.refuse("input", format!("must be a string or a list, not {}", json_kind(other)))
+            );
         }
     }
     input.flush();
@@ -91,15 +93,16 @@ impl Input {
                 if self.assistant.as_ref().is_some_and(|assistant| !assistant.tool_calls.is_empty()) {
                     self.flush();
                 }
-                let text = text_of(&content);
+                let text = content.text();
                 let assistant = self.assistant();
-                let before = text_of(&assistant.content);
-                let joined = if before.is_empty() { text } else { format!("{before}\n\n{text}") };
+                let before = assistant.content.text();
+                let joined =
+                    if before.is_empty() { text.into_owned() } else { format!("{before}\n\n{text}") };
                 assistant.content = Content::Text(joined);
             }
             "system" | "developer" => {
                 self.flush();
-                self.lowering.instruct(&text_of(&content));
+                self.lowering.instruct(&content.text());
             }
             "user" => {
                 self.flush();
@@ -208,7 +211,7 @@ mod tests {
         assert_eq!(roles, [Role::User, Role::Assistant, Role::Tool]);
         assert_eq!(messages[1].reasoning_content.as_deref(), Some("r"));
         assert_eq!(messages[1].tool_calls[0].id.as_deref(), Some("c"));
-        assert_eq!(text_of(&messages[2].content), "out");
+        assert_eq!(messages[2].content.text(), "out");
     }
 
     #[test]
@@ -218,7 +221,7 @@ mod tests {
             {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
             {"role": "user", "content": "stop"},
         ]}));
-        assert_eq!(text_of(&messages[2].content), "aborted");
+        assert_eq!(messages[2].content.text(), "aborted");
         assert_eq!(messages[2].tool_call_id.as_deref(), Some("c"));
     }
 

@@ -1,27 +1,21 @@
-//! Reading a request and starting its answer.
+//! A request of responses: what it asks, and its answer started.
 
-use axum::extract::{Extension, Request, State};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::answer::{Items, Wire};
 use super::items::read_input;
 use super::tools::{Tools, read_choice};
 use crate::ask::{Ask, Chat, Format, Subject};
-use crate::openai::{read_sampling, unknown_model};
-use crate::routes::{Answer, Caller, Shared, read_json};
+use crate::body::Asked;
+use crate::openai::{read_model, read_sampling};
+use crate::routes::Answer;
 use crate::wire::{Fields, event_stream};
-use crate::{ApiError, App, thinking};
+use crate::{ApiError, thinking};
 
-pub(crate) async fn answer(
-    State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
-    request: Request,
-) -> Answer {
-    let app = shared.app;
-    let body = read_json(&app, request).await?;
-    let Wanted { ask, wire, stream } = read(&app, &body, caller)?;
+pub(crate) async fn answer(asked: Asked) -> Answer {
+    let Wanted { ask, wire, stream } = read(&asked)?;
     let generation = match ask {
-        Some(ask) => Some(app.start(ask).await?),
+        Some(ask) => Some(asked.app.start(ask).await?),
         None => None,
     };
     let items = Items::new(wire, generation);
@@ -35,11 +29,10 @@ struct Wanted {
     stream: bool,
 }
 
-fn read(app: &App, body: &Value, caller: Caller) -> Result<Wanted, ApiError> {
+fn read(Asked { app, scope, body }: &Asked) -> Result<Wanted, ApiError> {
     let fields = Fields::of(body, "")?;
     refuse_stored(&fields)?;
-    let asked_model = fields.string("model")?.unwrap_or(&app.config.model);
-    let model = app.served(asked_model).ok_or_else(|| unknown_model(app, asked_model))?;
+    let (asked_model, model) = read_model(app, &fields)?;
     let applied = thinking::read(&fields, asked_model, app.config.thinking)?;
     let tools = Tools::read(&fields)?;
     let limit = match fields.integer("max_output_tokens")? {
@@ -68,7 +61,7 @@ fn read(app: &App, body: &Value, caller: Caller) -> Result<Wanted, ApiError> {
             sampling: read_sampling(app, &fields)?,
             max_tokens: limit,
             stop: Vec::new(),
-            scope: caller.scope,
+            scope: *scope,
         }),
     };
     Ok(Wanted { ask, wire, stream: fields.boolean("stream")?.unwrap_or(false) })

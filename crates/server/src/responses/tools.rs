@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::ApiError;
 use crate::ask::ToolChoice;
-use crate::wire::{Fields, kind};
+use crate::wire::{Fields, json_kind};
 
 /// The tools of a request, and what each was to its client.
 #[derive(Clone, Debug, Default)]
@@ -107,7 +107,7 @@ pub(super) fn read_choice(fields: &Fields<'_>) -> Result<ToolChoice, ApiError> {
                 "function" | "custom" => Ok(ToolChoice::Named(choice.need_string("name")?.to_owned())),
                 "allowed_tools" => Ok(ToolChoice::Auto),
                 other => {
-                    Err(choice.refuse("type", format!("`{other}` is not served here ({})", kind(value))))
+                    Err(choice.refuse("type", format!("`{other}` is not served here ({})", json_kind(value))))
                 }
             }
         }

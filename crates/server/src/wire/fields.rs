@@ -1,5 +1,6 @@
 //! Reading an object of a request: every refusal names the path of the field.
 
+use cuvier_encoding::json_kind;
 use serde_json::{Map, Value};
 
 use crate::ApiError;
@@ -11,18 +12,6 @@ pub struct Fields<'a> {
     path: String,
 }
 
-/// What kind of value this is, for messages.
-pub fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
 impl<'a> Fields<'a> {
     /// The fields of `value`, which stands at `path`; the path of the whole request is empty.
     pub fn of(value: &'a Value, path: impl Into<String>) -> Result<Self, ApiError> {
@@ -30,10 +19,10 @@ impl<'a> Fields<'a> {
         match value {
             Value::Object(map) => Ok(Self { map, path }),
             other if path.is_empty() => {
-                let message = format!("the request must be an object, not {}", kind(other));
+                let message = format!("the request must be an object, not {}", json_kind(other));
                 Err(ApiError::Invalid { message, param: None })
             }
-            other => Err(ApiError::field(path, format!("must be an object, not {}", kind(other)))),
+            other => Err(ApiError::field(path, format!("must be an object, not {}", json_kind(other)))),
         }
     }
 
@@ -66,7 +55,7 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match read(value) {
             Some(read) => Ok(Some(read)),
-            None => Err(self.refuse(key, format!("must be {want}, not {}", kind(value)))),
+            None => Err(self.refuse(key, format!("must be {want}, not {}", json_kind(value)))),
         }
     }
 

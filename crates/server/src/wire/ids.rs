@@ -1,4 +1,4 @@
-//! Names that nobody can guess, and the time.
+//! What an answer is stamped with: an id that nobody can guess, the time.
 
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -4,6 +4,7 @@ mod fields;
 mod ids;
 mod sse;
 
-pub use fields::{Fields, kind};
+pub use cuvier_encoding::json_kind;
+pub use fields::Fields;
 pub use ids::{now, random_id};
 pub use sse::{Source, Sse, event_stream, json_response};
