@@ -6,9 +6,11 @@ use std::path::Path;
 use anyhow::Context;
 
 /// A room and the rooms that it may use. Tests and examples may also use what stands behind `|`.
-const ROOMS: [(&str, &str); 10] = [
-    ("cli", "server engine encoding model weights types"),
+const ROOMS: [(&str, &str); 12] = [
+    ("cli", "server train eval engine encoding model weights types"),
     ("server", "encoding engine types"),
+    ("train", "encoding engine model weights kernels tensor types"),
+    ("eval", "encoding engine model types"),
     ("engine", "scheduler model types | encoding weights"),
     ("model", "weights kernels tensor types"),
     ("weights", "tensor types"),

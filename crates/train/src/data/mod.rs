@@ -1,0 +1,1 @@
+//! What a model is trained on: documents, made here or read from files.

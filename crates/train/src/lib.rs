@@ -1,0 +1,7 @@
+//! `train`: how a DeepSeek-V4 is trained: data, losses, optimisers, schedules, checkpoints.
+//!
+//! The network is the one of `model`, forward and backward; what comes out is a checkpoint folder that every
+//! other verb accepts.
+
+pub mod data;
+pub mod optim;
