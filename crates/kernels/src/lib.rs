@@ -18,6 +18,7 @@ pub mod simd;
 mod attention;
 mod compressor;
 mod compute;
+mod cross_entropy;
 mod elementwise;
 mod embedding;
 mod entry;
@@ -31,6 +32,7 @@ mod hyper_connection;
 mod index_select;
 mod int8;
 mod isa;
+mod matmul;
 mod quantise;
 mod rms_norm;
 mod roof;
@@ -40,26 +42,34 @@ mod swiglu;
 #[cfg(test)]
 mod testing;
 
-pub use attention::{AttentionConfig, AttentionSegment, Entries, attention};
-pub use compressor::{CompressorShape, compress, compressor_rows};
+pub use attention::{
+    AttentionBackwardConfig, AttentionConfig, AttentionGradients, AttentionSegment, Entries, WholeSequence,
+    attention, attention_backward,
+};
+pub use compressor::{
+    CompressorShape, compress, compress_backward, compressor_rows, compressor_rows_backward,
+};
 pub use compute::{Compute, DisjointRows, Lent, Number};
-pub use elementwise::{add, replicate, scale};
-pub use embedding::embed;
+pub use cross_entropy::cross_entropy;
+pub use elementwise::{add, replicate, replicate_backward, scale};
+pub use embedding::{embed, embed_backward};
 pub use entry::{
     EntryCodec, IndexKeyCodec, KvFormat, encode_entries, encode_index_keys, quantise_index_queries,
 };
-pub use experts::{ExpertWeights, experts};
-pub use gemm::{gemm, gemm_grouped};
+pub use experts::{ExpertGradients, ExpertWeights, expert_backward, experts, experts_backward};
+pub use gemm::{decoded, gemm, gemm_grouped};
 pub use hadamard::hadamard;
 pub use hyper_connection::{
-    HC_MULT_MAX, HcConfig, HcHead, HcMix, HyperConnection, hc_collapse, hc_expand, hc_head, hc_mix,
+    HC_MULT_MAX, HcConfig, HcGradients, HcHead, HcMix, HyperConnection, hc_collapse, hc_collapse_backward,
+    hc_expand, hc_expand_backward, hc_head, hc_head_backward, hc_head_shares, hc_mix, hc_mix_backward,
 };
-pub use index_select::{IndexSegment, Selection, index_select};
+pub use index_select::{IndexGradients, IndexSegment, Selection, index_backward, index_select};
 pub use int8::pack;
 pub use isa::{Isa, Vectorized};
+pub use matmul::{Store, matmul, matmul_transposed, transpose};
 pub use quantise::{ACTIVATION_BLOCK, Activations, QuantisedRows, quantise};
-pub use rms_norm::rms_norm_in_place;
+pub use rms_norm::{rms_norm_backward, rms_norm_in_place};
 pub use roof::{Operations, Roof, measure_roof};
 pub use rope::{RopeAngles, RopeTable, Rotation, norm_and_rope, rope};
-pub use router::{Routing, route_by_hash, route_by_score};
-pub use swiglu::swiglu;
+pub use router::{Routing, balance_backward, route_backward, route_by_hash, route_by_score};
+pub use swiglu::{swiglu, swiglu_backward};

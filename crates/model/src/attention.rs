@@ -6,6 +6,8 @@ use cuvier_kernels::{
 };
 use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
 
+mod backward;
+
 use crate::Ctx;
 use crate::compressor::Compressor;
 use crate::indexer::{IndexInput, IndexState, Indexer};
@@ -169,7 +171,9 @@ impl Attention {
                 self.append_entries(compressor, x, step, states, ctx);
                 let input = IndexInput { x, qr, step, table: &self.table };
                 let selection = indexer.forward(&input, states, ctx);
-                self.attend_to(q, Entries::Selected(&selection), step, states, ctx)
+                let o = self.attend_to(q, Entries::Selected(&selection), step, states, ctx);
+                ctx.keep(|kept| kept.selections.push(selection));
+                o
             }
         }
     }

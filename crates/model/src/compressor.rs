@@ -7,6 +7,10 @@ use cuvier_kernels::{
 };
 use cuvier_tensor::{MatMut, PagedRows, WeightMatrix};
 
+mod backward;
+
+pub(crate) use backward::{CompressorPass, copy};
+
 use crate::Ctx;
 use crate::step::{Segment, Step};
 
@@ -44,14 +48,8 @@ impl Compressor {
         ctx: &mut Ctx<'_>,
     ) -> Lent {
         let c = ctx.compute;
-        let tokens = x.exact().rows();
-        let mut k = ctx.matrix(tokens, self.wkv.rows());
-        let mut s = ctx.matrix(tokens, self.wgate.rows());
-        gemm(c, x, &self.wkv, k.view_mut());
-        gemm(c, x, &self.wgate, s.view_mut());
-        let mut rows = ctx.matrix(tokens, self.row_len());
+        let rows = self.rows(x, step, ctx);
         let (ratio, dim) = (self.shape.ratio, self.shape.dim);
-        compressor_rows(c, k.view(), s.view(), &self.ape, ratio, step.positions, rows.view_mut());
 
         let groups = step.segments.iter().map(|segment| self.groups(segment));
         let n_entries = groups.clone().map(|groups| groups.len()).sum();
@@ -67,6 +65,18 @@ impl Compressor {
         let angles = table.angles(c, starts.data());
         norm_and_rope(c, entries.view_mut(), Some(&self.norm), self.rms_norm_eps, 1, &angles);
         entries
+    }
+
+    /// K and S of each token, `[tokens, row_len]`.
+    fn rows(&self, x: &Activations<'_>, step: &Step<'_>, ctx: &Ctx<'_>) -> Lent {
+        let (c, tokens) = (ctx.compute, x.exact().rows());
+        let mut k = ctx.matrix(tokens, self.wkv.rows());
+        let mut s = ctx.matrix(tokens, self.wgate.rows());
+        gemm(c, x, &self.wkv, k.view_mut());
+        gemm(c, x, &self.wgate, s.view_mut());
+        let mut rows = ctx.matrix(tokens, self.row_len());
+        compressor_rows(c, k.view(), s.view(), &self.ape, self.shape.ratio, step.positions, rows.view_mut());
+        rows
     }
 
     /// The groups that the tokens of `segment` complete.

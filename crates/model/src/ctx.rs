@@ -3,6 +3,8 @@
 use cuvier_kernels::{Compute, Lent, Number};
 use cuvier_tensor::Matrix;
 
+use crate::kept::Kept;
+
 /// Records named tensors while a step runs; see [`Ctx::with_probe`].
 pub trait Probe {
     /// Whether this tensor is wanted; asked before it is handed over.
@@ -16,18 +18,31 @@ pub struct Ctx<'a> {
     /// Instruction set and threads.
     pub compute: &'a Compute,
     probe: Option<&'a mut dyn Probe>,
+    kept: Option<&'a mut Kept>,
     layer: String,
 }
 
 impl<'a> Ctx<'a> {
     /// Runs without a probe.
     pub fn new(compute: &'a Compute) -> Self {
-        Self { compute, probe: None, layer: String::new() }
+        Self { compute, probe: None, kept: None, layer: String::new() }
     }
 
     /// Runs with a probe.
     pub fn with_probe(compute: &'a Compute, probe: &'a mut dyn Probe) -> Self {
-        Self { compute, probe: Some(probe), layer: String::new() }
+        Self { compute, probe: Some(probe), kept: None, layer: String::new() }
+    }
+
+    /// Runs with a place for what a backward pass needs.
+    pub(crate) fn keeping(compute: &'a Compute, kept: &'a mut Kept) -> Self {
+        Self { compute, probe: None, kept: Some(kept), layer: String::new() }
+    }
+
+    /// Keeps something for the backward pass, if there will be one.
+    pub(crate) fn keep(&mut self, put: impl FnOnce(&mut Kept)) {
+        if let Some(kept) = &mut self.kept {
+            put(kept);
+        }
     }
 
     /// A matrix for intermediate results; see [`Compute::matrix`].

@@ -3,7 +3,12 @@
 use cuvier_kernels::{HcConfig, HcMix, HyperConnection, Lent, hc_collapse, hc_expand, hc_mix};
 use cuvier_tensor::Matrix;
 
+mod backward;
+
+pub(crate) use backward::with_hc;
+
 use crate::Ctx;
+use crate::kept::Sublayer;
 
 /// The residual streams of all tokens of a step, `[tokens, hc_mult * hidden_size]`, stream 0 first.
 pub type Streams = Matrix;
@@ -28,6 +33,9 @@ impl Connection {
 
     /// Writes the sublayer's output `o` `[tokens, hidden_size]` into the streams.
     pub fn post(&self, streams: &mut Streams, o: &Matrix, mix: &HcMix, ctx: &mut Ctx<'_>) {
+        ctx.keep(|kept| {
+            kept.sublayers.push(Sublayer { streams: streams.clone(), out: o.clone(), mix: mix.clone() });
+        });
         hc_expand(ctx.compute, streams.view_mut(), o.view(), mix);
     }
 }

@@ -6,6 +6,10 @@ use cuvier_kernels::{
 };
 use cuvier_tensor::{PagedRows, WeightMatrix};
 
+mod backward;
+
+pub use backward::IndexerLoss;
+
 use crate::Ctx;
 use crate::attention::SegmentState;
 use crate::compressor::Compressor;
@@ -119,8 +123,13 @@ impl Indexer {
     fn weights(&self, x: &Activations<'_>, ctx: &mut Ctx<'_>) -> Lent {
         let mut w = ctx.matrix(x.exact().rows(), self.weights_proj.rows());
         gemm(ctx.compute, x, &self.weights_proj, w.view_mut());
-        let factor = (self.index_head_dim as f64).powf(-0.5) * (self.index_n_heads as f64).powf(-0.5);
-        scale(ctx.compute, w.view_mut(), factor as f32);
+        scale(ctx.compute, w.view_mut(), self.weight_factor());
         w
+    }
+
+    /// What the weights of the heads are multiplied by.
+    fn weight_factor(&self) -> f32 {
+        let factor = (self.index_head_dim as f64).powf(-0.5) * (self.index_n_heads as f64).powf(-0.5);
+        factor as f32
     }
 }

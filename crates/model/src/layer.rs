@@ -1,5 +1,9 @@
 //! One layer: attention and experts, each between a reading and a writing of the residual streams.
 
+mod backward;
+
+pub(crate) use backward::KeptLayer;
+
 use crate::Ctx;
 use crate::attention::{Attention, SegmentState};
 use crate::hyper_connection::{Connection, Streams};

@@ -53,7 +53,7 @@ impl Transformer {
 
     /// A number that differs between models whose states must not be mixed: a hash (FNV-1a) of the config and of
     /// every layer's small vectors, which no two trained or random models share.
-    fn compute_fingerprint(&self) -> u64 {
+    pub(crate) fn compute_fingerprint(&self) -> u64 {
         let mut hash = 0xCBF2_9CE4_8422_2325_u64;
         let mut mix = |bytes: &[u8]| {
             for byte in bytes {
@@ -76,6 +76,10 @@ impl Transformer {
 impl Attention {
     pub(crate) fn is_sliding(&self) -> bool {
         matches!(self.compressed, Compressed::Sliding)
+    }
+
+    pub(crate) fn has_indexer(&self) -> bool {
+        matches!(self.compressed, Compressed::Csa { .. })
     }
 
     pub(crate) fn geometry(&self, kv: KvFormat) -> LayerGeometry {

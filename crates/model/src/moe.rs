@@ -5,6 +5,10 @@ use cuvier_kernels::{
 };
 use cuvier_tensor::{Matrix, WeightMatrix};
 
+mod backward;
+
+pub use backward::BalanceLoss;
+
 use crate::Ctx;
 
 /// The feed-forward part of a layer.
@@ -44,7 +48,12 @@ impl Moe {
         experts(ctx.compute, x, ids, weights, &self.experts, self.swiglu_limit, out.view_mut());
         let shared = self.shared(x, ctx);
         add(ctx.compute, out.view_mut(), shared.view());
+        ctx.keep(|kept| kept.routings.push(routing));
         out
+    }
+
+    pub(crate) fn routes_by_score(&self) -> bool {
+        matches!(self.gate.selection, Selection::Score { .. })
     }
 
     fn route(&self, x: &Activations<'_>, tokens: &[u32], ctx: &mut Ctx<'_>) -> Routing {

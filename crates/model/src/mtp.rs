@@ -4,6 +4,9 @@ use cuvier_kernels::{Activations, HcConfig, HcHead, Lent, add, embed, gemm, rms_
 use cuvier_tensor::{Matrix, WeightMatrix};
 use cuvier_types::TokenId;
 
+mod backward;
+
+use crate::attention::SegmentState;
 use crate::hyper_connection::Streams;
 use crate::layer::Layer;
 use crate::step::{Segment, Step};
@@ -57,14 +60,26 @@ impl Mtp {
         let positions = ctx.column(tokens.len(), segment.positions());
         let positions = positions.data();
         let angles = model.tables.sliding.angles(ctx.compute, positions);
-
-        ctx.enter(|| "mtp.0".to_owned());
-        let mut streams = self.combine(model, streams, &tokens, ctx);
         let step = Step { tokens: &tokens, positions, segments: &[segment], angles: &angles, kv };
-        self.layer.forward(&mut streams, &step, &mut [own], ctx);
-        let logits = head(&streams, &self.hc_head, &self.hc_config, &self.norm, &model.head, ctx);
+        let output = self.run(model, streams, &step, &mut [own], ctx);
         state.release(0);
-        Ok((logits, streams))
+        Ok(output)
+    }
+
+    /// [`Mtp::forward`] for the tokens of any number of sequences: those of `step` are the next ones.
+    pub(crate) fn run(
+        &self,
+        model: &Transformer,
+        streams: &Streams,
+        step: &Step<'_>,
+        states: &mut [SegmentState<'_>],
+        ctx: &mut Ctx<'_>,
+    ) -> (Lent, Streams) {
+        ctx.enter(|| "mtp.0".to_owned());
+        let mut streams = self.combine(model, streams, step.tokens, ctx);
+        self.layer.forward(&mut streams, step, states, ctx);
+        let logits = head(&streams, &self.hc_head, &self.hc_config, &self.norm, &model.head, ctx);
+        (logits, streams)
     }
 
     /// `e_proj norm(embed(next)) + h_proj norm(stream)`, for each stream.

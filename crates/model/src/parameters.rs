@@ -43,9 +43,8 @@ impl Parameters {
 
     /// Zeros in the same shapes.
     pub fn zeros_like(&self) -> Self {
-        let zeros = |(name, tensor): (&String, &Matrix)| {
-            (name.clone(), Matrix::zeros(tensor.rows(), tensor.cols()))
-        };
+        let zeros =
+            |(name, tensor): (&String, &Matrix)| (name.clone(), Matrix::zeros(tensor.rows(), tensor.cols()));
         Self { tensors: self.tensors.iter().map(zeros).collect() }
     }
 }

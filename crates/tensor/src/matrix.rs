@@ -114,6 +114,12 @@ impl<'a, T: Copy> MatRef<'a, T> {
         self.cols
     }
 
+    /// All numbers from the first row's first to the last row's last, gaps between rows included, and how far apart
+    /// rows begin.
+    pub fn parts(self) -> (&'a [T], usize) {
+        (self.data, self.stride)
+    }
+
     /// Row `row`.
     pub fn row(self, row: usize) -> &'a [T] {
         assert!(row < self.rows, "row {row} of {}", self.rows);

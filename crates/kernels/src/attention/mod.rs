@@ -9,6 +9,7 @@ use crate::isa::Vectorized;
 use crate::simd::Simd;
 use crate::{Compute, DisjointRows, EntryCodec, Selection};
 
+mod backward;
 mod keys;
 mod scratch;
 mod tiles;
@@ -18,6 +19,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
+pub use backward::{AttentionBackwardConfig, AttentionGradients, WholeSequence, attention_backward};
 use keys::KeyList;
 use scratch::Scratch;
 

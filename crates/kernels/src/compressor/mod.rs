@@ -4,6 +4,10 @@ use std::ops::Range;
 
 use cuvier_tensor::{MatMut, MatRef, PagedRows};
 
+mod backward;
+
+pub use backward::{compress_backward, compressor_rows_backward};
+
 use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
 use crate::{Compute, DisjointRows};

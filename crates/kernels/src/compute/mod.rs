@@ -2,6 +2,7 @@
 
 mod disjoint;
 mod pool;
+mod reduce;
 mod workspace;
 
 use std::num::NonZeroUsize;

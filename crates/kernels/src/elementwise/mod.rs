@@ -46,6 +46,24 @@ pub fn replicate(c: &Compute, x: MatRef<'_>, parts: usize) -> Lent {
     out
 }
 
+/// The sum of the parts of each row of `x`, `[rows, cols / parts]`, in ascending order: the gradient of [`replicate`] for
+/// what it copied, where `x` is that of the copies.
+///
+/// # Panics
+/// If a row is not a whole number of parts.
+pub fn replicate_backward(c: &Compute, x: MatRef<'_>, parts: usize) -> Lent {
+    assert!(parts > 0 && x.cols().is_multiple_of(parts), "{} columns in {parts} parts", x.cols());
+    let cols = x.cols() / parts;
+    let mut out = c.matrix(x.rows(), cols);
+    for (row, out) in x.iter().zip(out.data_mut().chunks_exact_mut(cols.max(1))) {
+        out.copy_from_slice(&row[..cols]);
+        for part in row[cols..].chunks_exact(cols) {
+            out.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,10 @@
 
 use cuvier_tensor::{MatMut, WeightMatrix};
 
+mod backward;
+
+pub use backward::embed_backward;
+
 use crate::gemm::decode;
 use crate::{Compute, DisjointRows};
 

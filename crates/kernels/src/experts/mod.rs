@@ -9,10 +9,13 @@ use crate::gemm::{Inputs, MIN_PRODUCTS, PANEL_ROWS, PANEL_TOKENS, Workbench, pro
 use crate::swiglu::SwigluRow;
 use crate::{Activations, Compute, DisjointRows, Lent};
 
+mod backward;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+
+pub use backward::{ExpertGradients, expert_backward, experts_backward};
 
 /// The weights of one expert, shared or routed.
 #[derive(Clone, Debug)]
@@ -78,6 +81,7 @@ struct Plan<'a> {
 
 /// An expert that some token chose.
 struct Chosen<'a> {
+    id: u16,
     weights: &'a ExpertWeights,
     pairs: Range<usize>,
 }
@@ -101,8 +105,9 @@ impl<'a> Plan<'a> {
         let mut chosen: Vec<Chosen<'a>> = Vec::with_capacity(len.min(experts.len()));
         for same in order.chunk_by(|&a, &b| expert(a) == expert(b)) {
             let start = chosen.last().map_or(0, |last| last.pairs.end);
-            let weights = experts[usize::from(expert(same[0]))].borrow();
-            chosen.push(Chosen { weights, pairs: start..start + same.len() });
+            let id = expert(same[0]);
+            let weights = experts[usize::from(id)].borrow();
+            chosen.push(Chosen { id, weights, pairs: start..start + same.len() });
         }
         order.iter_mut().for_each(|slot| *slot /= k as u32);
         Self {
@@ -130,7 +135,7 @@ impl<'a> Plan<'a> {
             let mut bench = Workbench::take();
             let Workbench { gathered, parts: [gate, up] } = &mut *bench;
             for (expert, own) in by_expert(items, panels) {
-                let Chosen { weights, pairs } = &self.chosen[expert];
+                let Chosen { weights, pairs, .. } = &self.chosen[expert];
                 for pairs in blocks(pairs) {
                     let inputs = x.listed(&self.tokens.data()[pairs.clone()]);
                     inputs.gather(c.isa(), &[&weights.w1, &weights.w3], gathered);
@@ -178,7 +183,7 @@ impl<'a> Plan<'a> {
                 // SAFETY: an item is one panel of outputs.
                 unsafe { out.part(token, all.clone()) }.fill(0.0);
             }
-            for Chosen { weights, pairs } in &self.chosen {
+            for Chosen { weights, pairs, .. } in &self.chosen {
                 for pairs in blocks(pairs) {
                     let inputs = hidden.range(pairs.clone());
                     inputs.gather(c.isa(), &[&weights.w2], gathered);

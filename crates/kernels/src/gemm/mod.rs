@@ -15,7 +15,7 @@ pub(crate) use workbench::Workbench;
 
 use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
-use crate::{Activations, Compute, DisjointRows, Isa};
+use crate::{Activations, Compute, DisjointRows, Isa, Lent};
 use rows::{CHUNK, ForRows, Row, Rows, decode_chunks, for_rows};
 
 #[cfg(test)]
@@ -94,6 +94,18 @@ pub fn gemm_grouped(c: &Compute, x: &Activations<'_>, w: &WeightMatrix, groups: 
             }
         }
     });
+}
+
+/// The numbers that `w` stands for, `[out, in]`.
+///
+/// # Panics
+/// If `w` is packed.
+pub fn decoded(c: &Compute, w: &WeightMatrix) -> Lent {
+    let mut out = c.matrix(w.rows(), w.cols());
+    for row in 0..w.rows() {
+        decode(c.isa(), w, row, out.row_mut(row));
+    }
+    out
 }
 
 /// Writes row `row` of `w`, decoded.

@@ -1,6 +1,6 @@
 //! Hyper-connections: how the residual streams feed a sublayer and take its output back (mHC).
 
-use cuvier_tensor::{MatMut, MatRef, TensorError, WeightFormat, WeightMatrix};
+use cuvier_tensor::{MatMut, MatRef, Matrix, TensorError, WeightFormat, WeightMatrix};
 
 use crate::rms_norm::inverse_rms;
 use crate::simd::LANES;
@@ -8,15 +8,20 @@ use crate::simd::LANES;
 use crate::simd::Simd;
 use crate::{Compute, DisjointRows, Lent};
 
+mod backward;
 mod gates;
 mod project;
 #[cfg(test)]
 mod reference;
 mod sinkhorn;
+mod sinkhorn_backward;
 mod streams;
 #[cfg(test)]
 mod tests;
 
+pub use backward::{
+    HcGradients, hc_collapse_backward, hc_expand_backward, hc_head_backward, hc_head_shares, hc_mix_backward,
+};
 use gates::{Block, Gates, HeadToken};
 use project::{Rows, project};
 pub use streams::{hc_collapse, hc_expand};
@@ -74,6 +79,22 @@ impl HyperConnection {
         let scale = <[f32; 3]>::try_from(scale).map_err(|got| mismatch("hc scale", got.len(), 3))?;
         Ok(Self { r#fn, base, scale })
     }
+
+    /// `fn`, `base` and `scale`, for a trainer: rows as they were given to [`HyperConnection::new`].
+    pub fn weights(&self) -> (Matrix, &[f32], &[f32]) {
+        (self.r#fn.unpack(), &self.base, &self.scale)
+    }
+
+    /// Takes other weights of the same shapes.
+    ///
+    /// # Panics
+    /// If the shapes differ.
+    pub fn set_weights(&mut self, r#fn: &Matrix, base: &[f32], scale: &[f32]) {
+        assert_eq!((r#fn.rows(), r#fn.cols()), (self.base.len(), self.r#fn.cols()), "fn");
+        self.r#fn = Rows::pack(r#fn.data(), r#fn.cols());
+        self.base.copy_from_slice(base);
+        self.scale.copy_from_slice(scale);
+    }
 }
 
 /// The weights that collapse the streams before the final norm.
@@ -110,6 +131,22 @@ impl HcHead {
             [scale] => Ok(Self { r#fn, base, scale }),
             _ => Err(mismatch("hc head scale", scale.len(), 1)),
         }
+    }
+
+    /// `fn`, `base` and `scale`, for a trainer: rows as they were given to [`HcHead::new`].
+    pub fn weights(&self) -> (Matrix, &[f32], f32) {
+        (self.r#fn.unpack(), &self.base, self.scale)
+    }
+
+    /// Takes other weights of the same shapes.
+    ///
+    /// # Panics
+    /// If the shapes differ.
+    pub fn set_weights(&mut self, r#fn: &Matrix, base: &[f32], scale: f32) {
+        assert_eq!((r#fn.rows(), r#fn.cols()), (self.base.len(), self.r#fn.cols()), "fn");
+        self.r#fn = Rows::pack(r#fn.data(), r#fn.cols());
+        self.base.copy_from_slice(base);
+        self.scale = scale;
     }
 }
 
@@ -208,6 +245,12 @@ pub fn hc_head(
     norm: &[f32],
     out: MatMut<'_>,
 ) {
+    let pre = head_shares(c, streams, params, cfg);
+    hc_collapse(c, streams, &pre, norm, cfg.norm_eps, out);
+}
+
+/// `[tokens, hc_mult]`: the shares of the streams before the final norm.
+fn head_shares(c: &Compute, streams: MatRef<'_>, params: &HcHead, cfg: &HcConfig) -> Lent {
     let n = cfg.hc_mult;
     assert_eq!(params.base.len(), n, "weights of {n} streams");
     assert_eq!(streams.cols(), params.r#fn.cols(), "weights for these streams");
@@ -220,7 +263,7 @@ pub fn hc_head(
         let pre = pre.row_mut(row);
         c.isa().dispatch(HeadToken { projections, factor, scale, base, eps: cfg.hc_eps, pre });
     }
-    hc_collapse(c, streams, &pre, norm, cfg.norm_eps, out);
+    pre
 }
 
 /// The numbers of pre, post and comb among the `(2 + n) * n` of a token.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use cuvier_tensor::MatRef;
+use cuvier_tensor::{MatRef, Matrix};
 
 use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
@@ -48,6 +48,18 @@ impl Rows {
             }
         }
         Self { vectors, rows, cols }
+    }
+
+    /// The rows as [`Rows::pack`] got them.
+    pub(super) fn unpack(&self) -> Matrix {
+        let mut out = Matrix::zeros(self.rows, self.cols);
+        for row in 0..self.rows {
+            let tile = self.tile(row / ROWS);
+            for (numbers, group) in out.row_mut(row).chunks_mut(LANES).zip(tile) {
+                numbers.copy_from_slice(&group[row % ROWS][..numbers.len()]);
+            }
+        }
+        out
     }
 
     /// How long they are.

@@ -7,6 +7,7 @@ use cuvier_tensor::{MatRef, PagedRows};
 
 use crate::{Compute, IndexKeyCodec};
 
+mod backward;
 mod coded;
 mod exact;
 mod queries;
@@ -19,6 +20,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
+pub use backward::{IndexGradients, index_backward};
 pub use selection::Selection;
 
 use queries::Queries;

@@ -2,6 +2,10 @@
 
 use cuvier_tensor::MatMut;
 
+mod backward;
+
+pub use backward::rms_norm_backward;
+
 use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
 use crate::{Compute, DisjointRows};

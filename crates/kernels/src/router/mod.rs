@@ -2,6 +2,10 @@
 
 use cuvier_tensor::{MatRef, Matrix};
 
+mod backward;
+
+pub use backward::{balance_backward, route_backward};
+
 use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
 use crate::{Compute, DisjointRows, Lent};

@@ -2,6 +2,10 @@
 
 use cuvier_tensor::{MatMut, MatRef};
 
+mod backward;
+
+pub use backward::swiglu_backward;
+
 use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
 use crate::{Compute, DisjointRows};
