@@ -9,3 +9,4 @@ pub mod init;
 pub mod optim;
 pub mod random;
 pub mod routers;
+pub mod save;
