@@ -76,6 +76,15 @@ pub fn e8m0_ceil_scale(amax: f32, max: f32) -> u8 {
     (exponent + u32::from(bits & 0x7F_FFFF != 0)).min(254) as u8
 }
 
+/// The UE8M0 byte of the scale that a block of `values` is divided by before it is rounded to a format with this
+/// largest magnitude: none of them is beyond it then. 127, which is 1, for a block of zeros.
+///
+/// Values must be finite.
+pub fn e8m0_block_scale(values: impl IntoIterator<Item = f32>, max: f32) -> u8 {
+    let amax = values.into_iter().fold(0.0_f32, |amax, value| amax.max(value.abs()));
+    if amax == 0.0 { 127 } else { e8m0_ceil_scale(amax, max) }
+}
+
 /// The number that the low four bits of an E2M1 code stand for.
 pub fn e2m1_to_f32(code: u8) -> f32 {
     E2M1_VALUES[usize::from(code & 0xF)]
@@ -176,6 +185,17 @@ mod tests {
         assert_eq!(e8m0_to_f32(e8m0_ceil_scale(5.0, E2M1_MAX)), 1.0);
         assert_eq!(e8m0_to_f32(e8m0_ceil_scale(3.0, E2M1_MAX)), 0.5);
         assert_eq!(e8m0_to_f32(0), 2f32.powi(-127));
+    }
+
+    #[test]
+    fn a_block_scale_leaves_nothing_beyond_the_largest_code_and_of_zeros_is_one() {
+        for (values, max) in [([0.1_f32, -7.0], E2M1_MAX), ([1e-30, 0.0], E2M1_MAX), ([449.0, 2.0], E4M3_MAX)]
+        {
+            let scale = e8m0_to_f32(e8m0_block_scale(values, max));
+            let largest = values.iter().fold(0.0_f32, |m, v| m.max(v.abs())) / scale;
+            assert!(largest <= max && largest > max / 2.0, "{values:?}: {largest}");
+        }
+        assert_eq!(e8m0_to_f32(e8m0_block_scale([0.0, -0.0], E2M1_MAX)), 1.0);
     }
 
     #[test]

@@ -3,5 +3,10 @@
 //! The network is the one of `model`, forward and backward; what comes out is a checkpoint folder that every
 //! other verb accepts.
 
+pub mod config;
 pub mod data;
+pub mod init;
 pub mod optim;
+pub mod random;
+pub mod routers;
+pub mod save;

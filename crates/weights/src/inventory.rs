@@ -4,7 +4,7 @@ use cuvier_tensor::Dtype;
 use cuvier_tensor::formats::{FP4_BLOCK, FP8_WEIGHT_BLOCK};
 use cuvier_types::LayerId;
 
-use crate::{LayerKind, ModelConfig};
+use crate::{ExpertDtype, LayerKind, ModelConfig, QuantizationConfig};
 
 /// How the official release stores a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,6 +82,19 @@ pub enum Precision {
     Bf16,
     /// Everything in F32.
     F32,
+}
+
+impl Precision {
+    /// Makes `config` say that its checkpoint is stored like this.
+    pub(crate) fn describe(self, config: &mut ModelConfig) {
+        config.expert_dtype = match self {
+            Self::Official => Some(ExpertDtype::Fp4),
+            Self::Base => Some(ExpertDtype::Fp8),
+            Self::Bf16 | Self::F32 => None,
+        };
+        config.quantization_config =
+            config.expert_dtype.map(|_| QuantizationConfig { weight_block_size: [128, 128] });
+    }
 }
 
 /// The tensors of `config`, with those of the MTP block if `mtp`.

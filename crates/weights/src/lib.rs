@@ -3,7 +3,8 @@
 //! Door: [`Checkpoint::open`] maps a released checkpoint as it is and hands out its tensors by their official
 //! names; [`ModelConfig`] is its `config.json`; [`inventory()`] says which tensors a config implies;
 //! [`accounting`] counts parameters, bytes and operations from a config alone; [`synth`] writes
-//! random-weight checkpoints of true format; [`Checkpoint::verify`] looks at every number.
+//! random-weight checkpoints of true format and [`write_checkpoint`] those of given numbers; [`Checkpoint::verify`]
+//! looks at every number.
 //!
 //! **Invariants:**
 //! * Every file is untrusted. A broken one gives one error that names file and tensor, before anything large
@@ -16,7 +17,10 @@
 pub mod accounting;
 mod checkpoint;
 mod config;
+mod decode;
+mod encode;
 mod error;
+mod export;
 mod index;
 mod inventory;
 mod mapping;
@@ -37,8 +41,9 @@ pub use config::{
     DsparkConfig, ExpertDtype, LayerKind, ModelConfig, QuantizationConfig, RopeScaling, ScoringFunc,
 };
 pub use error::WeightsError;
+pub use export::{Numbers, write_checkpoint};
 pub use index::Index;
 pub use inventory::{Family, Inventory, Part, Precision, StoredTensor, TensorSpec, inventory};
 pub use safetensors::{Header, HeaderEntry};
-pub use save::write_f32_tensors;
+pub use save::{read_tensors, write_f32_tensors, write_tensors};
 pub use verify::{FileReport, Finding, VerifyReport};

@@ -4,19 +4,18 @@
 //! truths apply to them. FP8 and FP4 bytes are drawn directly as codes, with the same spread.
 
 mod codes;
-mod plan;
+pub(crate) mod plan;
 mod rule;
 mod shards;
 
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, json};
 
-use crate::checkpoint::CONFIG;
+use crate::export::{make_empty, write_configs, write_text};
 use crate::index::INDEX;
 use crate::names::as_saved;
 use crate::{ModelConfig, Precision, WeightsError, inventory};
@@ -118,16 +117,7 @@ pub fn write(
         let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
         write_text(folder, INDEX, &format!("{index:#}\n"))?;
     }
-    let generation = json!({
-        "_from_model_config": true,
-        "bos_token_id": config.bos_token_id.0,
-        "eos_token_id": config.eos_token_id.0,
-        "do_sample": true,
-        "temperature": 1.0,
-        "top_p": 1.0,
-    });
-    write_text(folder, "generation_config.json", &format!("{generation:#}\n"))?;
-    write_text(folder, CONFIG, &config.to_json())?;
+    write_configs(folder, &config)?;
     Ok(total)
 }
 
@@ -136,21 +126,4 @@ fn stored_name(official: &str, style: NameStyle) -> String {
         NameStyle::Official => official.to_owned(),
         NameStyle::Saved => as_saved(official),
     }
-}
-
-/// Creates the folder; one with anything in it is refused, never cleared.
-fn make_empty(folder: &Path) -> Result<(), WeightsError> {
-    fs::create_dir_all(folder).map_err(WeightsError::io(folder, "creating"))?;
-    let mut entries = fs::read_dir(folder).map_err(WeightsError::io(folder, "reading"))?;
-    if entries.next().is_some() {
-        let source = std::io::Error::other("the folder is not empty");
-        return Err(WeightsError::io(folder, "writing a checkpoint")(source));
-    }
-    Ok(())
-}
-
-fn write_text(folder: &Path, name: &str, text: &str) -> Result<(), WeightsError> {
-    let (path, part) = (folder.join(name), folder.join(format!("{name}.part")));
-    fs::write(&part, text).map_err(WeightsError::io(&part, "writing"))?;
-    fs::rename(&part, &path).map_err(WeightsError::io(&path, "renaming into place"))
 }

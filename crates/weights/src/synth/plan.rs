@@ -3,8 +3,7 @@
 use cuvier_tensor::formats::FP4_BLOCK;
 
 use super::SynthOptions;
-use crate::config::ExpertDtype;
-use crate::{ModelConfig, Precision, QuantizationConfig, WeightsError};
+use crate::{ModelConfig, Precision, WeightsError};
 
 pub(super) fn plan(options: &SynthOptions) -> Result<ModelConfig, WeightsError> {
     let mut config = options.config.clone();
@@ -22,27 +21,24 @@ pub(super) fn plan(options: &SynthOptions) -> Result<ModelConfig, WeightsError> 
     config.num_nextn_predict_layers = usize::from(options.mtp && config.num_nextn_predict_layers > 0);
     // A drafter of several stages is not written.
     config.dspark = None;
-    config.expert_dtype = match options.precision {
-        Precision::Official => Some(ExpertDtype::Fp4),
-        Precision::Base => Some(ExpertDtype::Fp8),
-        Precision::Bf16 | Precision::F32 => None,
-    };
-    config.quantization_config =
-        config.expert_dtype.map(|_| QuantizationConfig { weight_block_size: [128, 128] });
-    if options.precision == Precision::Official {
-        for (field, cols) in
-            [("hidden_size", config.hidden_size), ("moe_intermediate_size", config.moe_intermediate_size)]
-        {
-            if !cols.is_multiple_of(FP4_BLOCK) {
-                return Err(WeightsError::Synth {
-                    option: "precision",
-                    problem: format!("FP4 needs a `{field}` that is a multiple of {FP4_BLOCK}, not {cols}"),
-                });
-            }
-        }
+    options.precision.describe(&mut config);
+    if options.precision == Precision::Official
+        && let Some((field, cols)) = without_whole_blocks(&config)
+    {
+        return Err(WeightsError::Synth {
+            option: "precision",
+            problem: format!("FP4 needs a `{field}` that is a multiple of {FP4_BLOCK}, not {cols}"),
+        });
     }
     config.check()?;
     Ok(config)
+}
+
+/// The columns of experts that blocks of FP4 do not fill, if there are such: the config's key, and how many.
+pub(crate) fn without_whole_blocks(config: &ModelConfig) -> Option<(&'static str, usize)> {
+    [("hidden_size", config.hidden_size), ("moe_intermediate_size", config.moe_intermediate_size)]
+        .into_iter()
+        .find(|(_, cols)| !cols.is_multiple_of(FP4_BLOCK))
 }
 
 /// The first `layers` of the plan where they have every kind that the whole plan has; else as many kinds as

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
 use std::path::Path;
 
 use cuvier_tensor::WeightFormat;

@@ -1,0 +1,11 @@
+//! Numbers for the tests of optimisers.
+
+use cuvier_tensor::Matrix;
+
+use crate::random::Random;
+
+/// Standard normal numbers, `[rows, cols]`.
+pub(super) fn normal_matrix(rows: usize, cols: usize, seed: u64) -> Matrix {
+    let mut random = Random::new("testing", seed);
+    Matrix::from_vec((0..rows * cols).map(|_| random.normal() as f32).collect(), cols.max(1))
+}
