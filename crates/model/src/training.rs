@@ -226,20 +226,21 @@ impl Transformer {
 }
 
 impl TrainingPass {
-    /// How many tokens each expert of each layer that routes by score got, `[layer][expert]`, the MTP block's last.
-    pub fn loads(&self, model: &Transformer) -> Vec<Vec<u64>> {
-        let mut loads = Vec::new();
-        let layers = model.layers.iter().zip(&self.backbone.kept.routings);
+    /// How many tokens each expert of each layer that routes by score got, under the name of the router's bias.
+    pub fn loads(&self, model: &Transformer) -> Vec<(String, Vec<u64>)> {
+        let layers = model.layers.iter().zip(&self.backbone.kept.routings).enumerate();
+        let layers = layers.map(|(index, (layer, routing))| (format!("layers.{index}"), layer, routing));
         let mtp = model.mtp.iter().map(|mtp| &mtp.layer);
         let mtp = mtp.zip(self.mtp.iter().flat_map(|part| &part.kept.routings));
-        for (layer, routing) in layers.chain(mtp) {
-            if layer.ffn.routes_by_score() {
+        let mtp = mtp.map(|(layer, routing)| ("mtp.0".to_owned(), layer, routing));
+        let by_score = layers.chain(mtp).filter(|(_, layer, _)| layer.ffn.routes_by_score());
+        by_score
+            .map(|(prefix, layer, routing)| {
                 let mut load = vec![0; layer.ffn.experts.len()];
                 routing.ids.data().iter().for_each(|&id| load[usize::from(id)] += 1);
-                loads.push(load);
-            }
-        }
-        loads
+                (format!("{prefix}.ffn.gate.bias"), load)
+            })
+            .collect()
     }
 }
 

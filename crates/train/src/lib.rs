@@ -10,3 +10,4 @@ pub mod optim;
 pub mod random;
 pub mod routers;
 pub mod save;
+pub mod trainer;

@@ -1,0 +1,231 @@
+//! One step of training.
+
+use std::collections::BTreeMap;
+
+use cuvier_kernels::Compute;
+use cuvier_model::{LogitGradients, ModelError, Objective, Parameters, TokenId, Transformer};
+
+use super::loss::{Targets, cross_entropy_of};
+use super::micro::parts;
+use crate::config::LossWeights;
+use crate::data::Document;
+use crate::optim::schedule::{Schedule, StageAttention};
+use crate::optim::{Optimizer, clip};
+use crate::routers::{Routers, max_violation};
+
+/// What a trainer starts from.
+pub struct TrainerParts {
+    /// A model of the shape; its weights are replaced.
+    pub model: Transformer,
+    /// The weights.
+    pub parameters: Parameters,
+    /// Biases and tables; the model has the same tables.
+    pub routers: Routers,
+    /// In the state that belongs to the weights.
+    pub optimizer: Optimizer,
+    /// What changes over the steps.
+    pub schedule: Schedule,
+    /// Weights of the losses.
+    pub loss: LossWeights,
+    /// Gradients are scaled down to this norm.
+    pub clip: f64,
+}
+
+/// A model in training.
+pub struct Trainer {
+    parts: TrainerParts,
+    gradients: Parameters,
+    index_topk: usize,
+}
+
+/// What a step was like.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepReport {
+    /// Tokens of the batch.
+    pub tokens: u64,
+    /// Mean cross entropy of the next token, in nats.
+    pub next: f64,
+    /// Mean cross entropy of the MTP block, in nats; 0 without.
+    pub mtp: f64,
+    /// Mean balance loss of the layers that route by score: 1 is perfect.
+    pub balance: f64,
+    /// Mean loss of the indexers per token and layer, in nats.
+    pub indexer: f64,
+    /// Norm of the gradients before they were clipped.
+    pub grad_norm: f64,
+    /// The worst layer's violation of balance in this batch.
+    pub max_violation: f64,
+}
+
+impl Trainer {
+    /// Puts the weights into the model.
+    ///
+    /// # Panics
+    /// If the parts are not of one shape.
+    pub fn new(parts: TrainerParts) -> Self {
+        let gradients = parts.parameters.zeros_like();
+        let index_topk = parts.model.config().index_topk;
+        let mut trainer = Self { parts, gradients, index_topk };
+        trainer.place();
+        trainer
+    }
+
+    /// The weights.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parts.parameters
+    }
+
+    /// Biases and tables.
+    pub fn routers(&self) -> &Routers {
+        &self.parts.routers
+    }
+
+    /// The optimiser.
+    pub fn optimizer(&self) -> &Optimizer {
+        &self.parts.optimizer
+    }
+
+    /// The schedule.
+    pub fn schedule(&self) -> &Schedule {
+        &self.parts.schedule
+    }
+
+    /// Another schedule from now on: once the length of a run is known.
+    pub fn set_schedule(&mut self, schedule: Schedule) {
+        self.parts.schedule = schedule;
+    }
+
+    /// The model with the weights of now.
+    pub fn model(&self) -> &Transformer {
+        &self.parts.model
+    }
+
+    /// Step number `step` on a batch of documents.
+    ///
+    /// # Errors
+    /// If a document is empty, or does not fit the vocabulary or the context. Nothing has changed then.
+    pub fn step(
+        &mut self,
+        documents: &[&Document],
+        step: u64,
+        c: &Compute,
+    ) -> Result<StepReport, ModelError> {
+        self.set_attention(step);
+        let mtp_weight = self.parts.schedule.mtp_weight(step);
+        let counts = Counts::of(documents);
+        let (report, loads) = self.gradients(documents, &counts, mtp_weight, c)?;
+        let grad_norm = clip(c, &mut self.gradients, self.parts.clip);
+        let rate = self.parts.schedule.rate(step);
+        self.parts.optimizer.step(c, rate, &mut self.parts.parameters, &self.gradients);
+        let speed = self.parts.schedule.bias_speed(step);
+        self.parts.routers.balance(&loads, speed);
+        self.place();
+        let max_violation = loads.values().map(|loads| max_violation(loads)).fold(0.0, f64::max);
+        Ok(StepReport { grad_norm, max_violation, ..report })
+    }
+
+    /// Mean cross entropy of the next token on other documents, in nats, and how many tokens it is the mean of.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn held_out(&mut self, documents: &[&Document], c: &Compute) -> Result<(f64, usize), ModelError> {
+        let (mut sum, mut count) = (0.0, 0);
+        for part in parts(documents) {
+            let documents = &documents[part];
+            let targets = Targets::next(documents);
+            let mut pass = self.parts.model.training_pass(&sequences(documents), false, c)?;
+            sum += cross_entropy_of(c, &mut pass.logits, &targets, 0.0);
+            count += targets.count();
+        }
+        Ok((sum / count.max(1) as f64, count))
+    }
+
+    /// Fills the gradients with those of the batch, and counts where its tokens went.
+    fn gradients(
+        &mut self,
+        documents: &[&Document],
+        counts: &Counts,
+        mtp_weight: f32,
+        c: &Compute,
+    ) -> Result<(StepReport, BTreeMap<String, Vec<u64>>), ModelError> {
+        self.gradients.iter_mut().for_each(|(_, gradient)| gradient.data_mut().fill(0.0));
+        let model = &self.parts.model;
+        let loss = self.parts.loss;
+        let with_mtp = model.mtp().is_some() && mtp_weight > 0.0;
+        let objective = Objective {
+            balance_per_token: loss.balance / counts.tokens as f32,
+            indexer_per_token: (loss.indexer > 0.0).then(|| loss.indexer / counts.tokens as f32),
+        };
+        let mut report = StepReport { tokens: counts.tokens, ..StepReport::default() };
+        let mut loads: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        for part in parts(documents) {
+            let documents = &documents[part];
+            let mut pass = model.training_pass(&sequences(documents), with_mtp, c)?;
+            add_loads(&mut loads, pass.loads(model));
+            let per_token = 1.0 / counts.next.max(1) as f32;
+            let mut logits = std::mem::take(&mut pass.logits);
+            report.next += cross_entropy_of(c, &mut logits, &Targets::next(documents), per_token);
+            let mtp_logits = pass.mtp_logits.take().map(|mut logits| {
+                let per_token = mtp_weight / counts.after_next.max(1) as f32;
+                report.mtp += cross_entropy_of(c, &mut logits, &Targets::after_next(documents), per_token);
+                logits
+            });
+            let dlogits = LogitGradients { logits, mtp_logits };
+            let losses = model.backward(&pass, dlogits, &objective, &mut self.gradients, c);
+            report.balance += losses.balance;
+            report.indexer += losses.indexer;
+        }
+        let csa_layers =
+            model.config().layers().filter(|&layer| model.config().layer_kind(layer).ratio() == 4);
+        report.next /= counts.next.max(1) as f64;
+        report.mtp /= counts.after_next.max(1) as f64;
+        report.balance /= (counts.tokens * loads.len().max(1) as u64) as f64;
+        report.indexer /= (counts.tokens * csa_layers.count().max(1) as u64) as f64;
+        Ok((report, loads))
+    }
+
+    /// Puts weights and biases into the model.
+    fn place(&mut self) {
+        self.parts.model.set_parameters(&self.parts.parameters);
+        for (name, bias) in self.parts.model.router_biases() {
+            bias.copy_from_slice(&self.parts.routers.biases[&name]);
+        }
+    }
+
+    fn set_attention(&mut self, step: u64) {
+        let (_, stage) = self.parts.schedule.stage(step);
+        let index_topk = match stage.attention {
+            StageAttention::Dense => usize::MAX,
+            StageAttention::Sparse => self.index_topk,
+        };
+        self.parts.model.set_index_topk(index_topk);
+    }
+}
+
+/// What means are taken over.
+struct Counts {
+    tokens: u64,
+    next: usize,
+    after_next: usize,
+}
+
+impl Counts {
+    fn of(documents: &[&Document]) -> Self {
+        Self {
+            tokens: documents.iter().map(|document| document.len() as u64).sum::<u64>().max(1),
+            next: Targets::next(documents).count(),
+            after_next: Targets::after_next(documents).count(),
+        }
+    }
+}
+
+fn sequences<'a>(documents: &[&'a Document]) -> Vec<&'a [TokenId]> {
+    documents.iter().map(|document| &document.tokens[..]).collect()
+}
+
+fn add_loads(sums: &mut BTreeMap<String, Vec<u64>>, loads: Vec<(String, Vec<u64>)>) {
+    for (name, loads) in loads {
+        let sums = sums.entry(name).or_insert_with(|| vec![0; loads.len()]);
+        sums.iter_mut().zip(loads).for_each(|(sum, load)| *sum += load);
+    }
+}
