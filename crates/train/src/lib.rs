@@ -6,7 +6,9 @@
 pub mod config;
 pub mod data;
 pub mod init;
+pub mod metrics;
 pub mod optim;
+pub mod plot;
 pub mod random;
 pub mod routers;
 pub mod save;

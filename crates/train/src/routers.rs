@@ -1,5 +1,6 @@
 //! What routers have beside trained weights: biases that balance the experts, and the tables of hash layers.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use cuvier_tensor::Matrix;
@@ -69,6 +70,40 @@ impl Routers {
         }
         routers
     }
+
+    /// Moves every bias by `speed` towards balance: up where an expert had less than the mean load of its layer, down
+    /// where it had more. `loads`, `[n_routed_experts]` by the name of the bias, says how many (token, place) pairs of a
+    /// step went to each expert; a layer without loads stays.
+    ///
+    /// Source: DeepSeek-V4 report, section on the training setup; "Auxiliary-loss-free load balancing strategy for
+    /// mixture-of-experts", algorithm 1.
+    ///
+    /// # Panics
+    /// If a layer has loads of another number of experts.
+    pub fn balance(&mut self, loads: &BTreeMap<String, Vec<u64>>, speed: f32) {
+        for (name, bias) in &mut self.biases {
+            let Some(loads) = loads.get(name) else { continue };
+            assert_eq!(loads.len(), bias.len(), "experts of {name}");
+            let (total, experts) = (loads.iter().sum::<u64>(), loads.len() as u64);
+            for (bias, load) in bias.iter_mut().zip(loads) {
+                // Against the mean times the experts, in whole numbers: a balanced expert stays exactly.
+                *bias += match total.cmp(&(load * experts)) {
+                    Ordering::Less => -speed,
+                    Ordering::Equal => 0.0,
+                    Ordering::Greater => speed,
+                };
+            }
+        }
+    }
+}
+
+/// By how much the largest load exceeds the mean, as a share of the mean: 0 is perfect balance. 0 without any load.
+///
+/// Source: "Auxiliary-loss-free load balancing strategy for mixture-of-experts", `MaxVio`.
+pub fn max_violation(loads: &[u64]) -> f64 {
+    let mean = loads.iter().sum::<u64>() as f64 / loads.len().max(1) as f64;
+    let largest = loads.iter().max().copied().unwrap_or(0) as f64;
+    if mean > 0.0 { (largest - mean) / mean } else { 0.0 }
 }
 
 /// `[tokens, per_token]`: distinct experts, so that the counts of the tokens of each expert are nearly equal.
@@ -124,6 +159,25 @@ mod tests {
             let bound = mean.max(counts[0] as f64) * 1.05;
             assert!(largest <= bound, "{experts} {per_token}: {largest} of {mean}");
         }
+    }
+
+    #[test]
+    fn a_bias_rises_where_the_load_is_below_the_mean_and_stays_at_the_mean() {
+        let mut routers = Routers::default();
+        for layer in ["a.gate.bias", "b.gate.bias"] {
+            routers.biases.insert(layer.to_owned(), vec![0.5; 3]);
+        }
+        let loads = BTreeMap::from([("a.gate.bias".to_owned(), vec![1, 7, 4])]);
+        routers.balance(&loads, 0.125);
+        assert_eq!(routers.biases["a.gate.bias"], [0.625, 0.375, 0.5]);
+        assert_eq!(routers.biases["b.gate.bias"], [0.5; 3]);
+    }
+
+    #[test]
+    fn violation_is_the_excess_of_the_largest_load_over_the_mean() {
+        assert_eq!(max_violation(&[4, 4, 4]), 0.0);
+        assert_eq!(max_violation(&[0, 0, 12, 0]), 3.0);
+        assert_eq!((max_violation(&[0, 0]), max_violation(&[])), (0.0, 0.0));
     }
 
     #[test]

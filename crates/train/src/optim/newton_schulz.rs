@@ -114,9 +114,9 @@ mod tests {
             let (a, b) = (row[p], row[q]);
             (row[p], row[q]) = (c * a - s * b, s * a + c * b);
         }
-        for k in 0..gram.len() {
-            let (a, b) = (gram[p][k], gram[q][k]);
-            (gram[p][k], gram[q][k]) = (c * a - s * b, s * a + c * b);
+        let (above, below) = gram.split_at_mut(q);
+        for (a, b) in above[p].iter_mut().zip(&mut below[0]) {
+            (*a, *b) = (c * *a - s * *b, s * *a + c * *b);
         }
     }
 
