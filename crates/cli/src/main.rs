@@ -17,6 +17,7 @@ mod serve;
 mod session;
 mod synth;
 mod tokenize;
+mod train;
 mod verify;
 
 use std::process::ExitCode;
@@ -42,6 +43,8 @@ enum Verb {
     Inspect(inspect::Args),
     /// Write a random-weight checkpoint of true format
     Synth(synth::Args),
+    /// Train a model on prepared documents
+    Train(train::Args),
     /// Text to token ids and back
     Tokenize(tokenize::Args),
     /// Logits and named intermediate tensors of given token ids
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Verb::Serve(args) => serve::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Synth(args) => synth::run(args),
+        Verb::Train(args) => train::run(&args),
         Verb::Tokenize(args) => tokenize::run(&args),
         Verb::Logits(args) => logits::run(&args),
         Verb::Verify(args) => verify::run(&args),

@@ -1,6 +1,6 @@
 //! A training pass: the forward pass of serving, which keeps what the way back needs, and the way back.
 
-use cuvier_kernels::{Compute, KvFormat, Lent, RopeAngles, embed_backward, replicate_backward};
+use cuvier_kernels::{Compute, KvFormat, Lent, RopeAngles, Routing, embed_backward, replicate_backward};
 use cuvier_tensor::Matrix;
 use cuvier_types::{Batch, Chunk, LogitRows, SequenceId, TokenId};
 
@@ -10,7 +10,7 @@ mod slots;
 use crate::gradients::Gradients;
 use crate::hyper_connection::Streams;
 use crate::kept::Kept;
-use crate::layer::KeptLayer;
+use crate::layer::{KeptLayer, Layer};
 use crate::moe::BalanceLoss;
 use crate::step::{Segment, Step};
 use crate::{Ctx, IndexerLoss, ModelError, Mtp, Parameters, Transformer};
@@ -226,21 +226,21 @@ impl Transformer {
 }
 
 impl TrainingPass {
-    /// How many tokens each expert of each layer that routes by score got, under the name of the router's bias.
+    /// How many tokens each expert of each layer got, under the name of what the router has beside weights: `gate.bias`
+    /// where it goes by score, `gate.tid2eid` where it goes by hash.
     pub fn loads(&self, model: &Transformer) -> Vec<(String, Vec<u64>)> {
         let layers = model.layers.iter().zip(&self.backbone.kept.routings).enumerate();
         let layers = layers.map(|(index, (layer, routing))| (format!("layers.{index}"), layer, routing));
         let mtp = model.mtp.iter().map(|mtp| &mtp.layer);
         let mtp = mtp.zip(self.mtp.iter().flat_map(|part| &part.kept.routings));
         let mtp = mtp.map(|(layer, routing)| ("mtp.0".to_owned(), layer, routing));
-        let by_score = layers.chain(mtp).filter(|(_, layer, _)| layer.ffn.routes_by_score());
-        by_score
-            .map(|(prefix, layer, routing)| {
-                let mut load = vec![0; layer.ffn.experts.len()];
-                routing.ids.data().iter().for_each(|&id| load[usize::from(id)] += 1);
-                (format!("{prefix}.ffn.gate.bias"), load)
-            })
-            .collect()
+        let of = |(prefix, layer, routing): (String, &Layer, &Routing)| {
+            let mut load = vec![0; layer.ffn.experts.len()];
+            routing.ids.data().iter().for_each(|&id| load[usize::from(id)] += 1);
+            let by = if layer.ffn.routes_by_score() { "bias" } else { "tid2eid" };
+            (format!("{prefix}.ffn.gate.{by}"), load)
+        };
+        layers.chain(mtp).map(of).collect()
     }
 }
 

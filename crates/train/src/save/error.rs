@@ -52,7 +52,7 @@ pub enum SaveError {
 }
 
 impl SaveError {
-    pub(super) fn io(file: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Self + use<> {
+    pub(crate) fn io(file: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Self + use<> {
         let file = file.to_owned();
         move |source| Self::Io { file, doing, source }
     }

@@ -2,7 +2,9 @@
 
 mod loss;
 mod micro;
+mod run;
 mod step;
 
 pub use loss::{Targets, cross_entropy_of};
+pub use run::{Event, METRICS, MODEL, Outcome, TrainError, run};
 pub use step::{StepReport, Trainer, TrainerParts};

@@ -53,8 +53,14 @@ pub struct StepReport {
     pub indexer: f64,
     /// Norm of the gradients before they were clipped.
     pub grad_norm: f64,
-    /// The worst layer's violation of balance in this batch.
+    /// Violation of balance in this batch, mean over the layers that route by score.
     pub max_violation: f64,
+    /// The same of hash layers.
+    pub max_violation_hash: f64,
+    /// Learning rate.
+    pub rate: f32,
+    /// All losses with their weights.
+    pub total: f64,
 }
 
 impl Trainer {
@@ -120,8 +126,18 @@ impl Trainer {
         let speed = self.parts.schedule.bias_speed(step);
         self.parts.routers.balance(&loads, speed);
         self.place();
-        let max_violation = loads.values().map(|loads| max_violation(loads)).fold(0.0, f64::max);
-        Ok(StepReport { grad_norm, max_violation, ..report })
+        let violation = |suffix: &str| {
+            let of = loads.iter().filter(|(name, _)| name.ends_with(suffix));
+            let (sum, count) = of.fold((0.0, 0), |(sum, n), (_, loads)| (sum + max_violation(loads), n + 1));
+            sum / f64::from(count.max(1))
+        };
+        let (max_violation, max_violation_hash) = (violation(".bias"), violation(".tid2eid"));
+        let loss = self.parts.loss;
+        let total = report.next
+            + f64::from(mtp_weight) * report.mtp
+            + f64::from(loss.balance) * report.balance
+            + f64::from(loss.indexer) * report.indexer;
+        Ok(StepReport { grad_norm, max_violation, max_violation_hash, rate, total, ..report })
     }
 
     /// Mean cross entropy of the next token on other documents, in nats, and how many tokens it is the mean of.
@@ -179,7 +195,8 @@ impl Trainer {
             model.config().layers().filter(|&layer| model.config().layer_kind(layer).ratio() == 4);
         report.next /= counts.next.max(1) as f64;
         report.mtp /= counts.after_next.max(1) as f64;
-        report.balance /= (counts.tokens * loads.len().max(1) as u64) as f64;
+        let by_score = loads.keys().filter(|name| name.ends_with(".bias")).count();
+        report.balance /= (counts.tokens * by_score.max(1) as u64) as f64;
         report.indexer /= (counts.tokens * csa_layers.count().max(1) as u64) as f64;
         Ok((report, loads))
     }
