@@ -128,7 +128,15 @@ fn draw(quantity: Quantity, curves: &[Curve], svg: &mut String) -> Result<(), Bo
         .x_label_area_size(40)
         .y_label_area_size(72)
         .build_cartesian_2d(range(curves, |point| point.0), range(curves, |point| point.1))?;
-    chart.configure_mesh().x_desc("step").y_desc(quantity.unit()).draw()?;
+    chart
+        .configure_mesh()
+        .x_desc("step")
+        .y_desc(quantity.unit())
+        .x_label_formatter(&|step| format!("{step:.0}"))
+        .max_light_lines(1)
+        .bold_line_style(BLACK.mix(0.15))
+        .light_line_style(WHITE)
+        .draw()?;
     for (index, curve) in curves.iter().enumerate() {
         let color = Palette99::pick(index).to_rgba();
         chart

@@ -3,6 +3,7 @@
 mod preset;
 mod raw;
 mod read;
+mod source;
 #[cfg(test)]
 mod tests;
 
