@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use super::super::batches::Batches;
+use super::super::error::told;
 use super::super::jsonl::{SampleFile, read_documents};
 use super::*;
 
@@ -102,7 +103,7 @@ fn the_same_recipe_writes_the_same_bytes() {
 fn a_folder_with_files_is_overwritten_only_by_force() {
     let (_folder, out) = written();
     let recipe = "[[source]]\ntask = \"identity\"\nsamples = 3\n";
-    let error = made(recipe, &out).expect_err("not empty").to_string();
+    let error = told(&made(recipe, &out).expect_err("not empty"));
     assert!(error.contains("not empty") && error.contains("--force"), "{error}");
     let recipe = Recipe::parse(recipe, Path::new("mine.toml"), None).expect("a recipe");
     let making = Making::new(&recipe, embedded()).expect("nothing to read");
@@ -138,6 +139,6 @@ fn options_that_leave_nothing_to_hold_out_are_named() {
         fs::remove_dir_all(folder.path().join("out")).ok();
         made(&format!("{recipe}world = {world}\n"), &folder.path().join("out")).err()
     });
-    let error = error.expect("a world without").to_string();
+    let error = told(&error.expect("a world without"));
     assert!(error.contains("facts") && error.contains("hold out"), "{error}");
 }

@@ -1,3 +1,4 @@
+use super::super::error::told;
 use super::super::sample::Think;
 use super::*;
 
@@ -6,7 +7,7 @@ fn parse(text: &str) -> Result<Recipe, DataError> {
 }
 
 fn refused(text: &str) -> String {
-    parse(text).expect_err(text).to_string()
+    told(&parse(text).expect_err(text))
 }
 
 #[test]

@@ -1,3 +1,4 @@
+use super::super::error::told;
 use super::*;
 
 fn page(title: &str, own: &str) -> String {
@@ -61,7 +62,6 @@ fn the_same_folder_gives_the_same_pages() {
 
 #[test]
 fn a_folder_that_is_not_there_is_named() {
-    let error =
-        Pages::read(Path::new("nowhere/html"), &Options::default()).expect_err("not there").to_string();
+    let error = told(&Pages::read(Path::new("nowhere/html"), &Options::default()).expect_err("not there"));
     assert!(error.starts_with("nowhere/html: "), "{error}");
 }
