@@ -6,6 +6,7 @@
 
 mod bench;
 mod chat;
+mod data;
 mod dialogue;
 mod inspect;
 mod interactive;
@@ -53,6 +54,8 @@ enum Verb {
     Verify(verify::Args),
     /// Tokens per second, and their share of what this machine can do
     Bench(bench::Args),
+    /// Make samples to train on and to test with
+    Data(data::Args),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Verb::Logits(args) => logits::run(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Data(args) => data::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,11 +14,12 @@ use crate::options::{ComputeArgs, show_size};
 
 /// The config of the embedded toy model.
 pub const CALF_CONFIG: &str = include_str!("../../../models/calf/config.json");
+/// Its tokenizer.
+pub const CALF_TOKENIZER: &[u8] = include_bytes!("../../../models/calf/tokenizer.json");
 /// Room for one step's activations and a few short sequences beside the weights.
 const WORKSPACE_BYTES: u64 = 1 << 30;
 const CALF_WEIGHTS: &[u8] = include_bytes!("../../../models/calf/model.safetensors");
 const CALF_GENERATION: &str = include_str!("../../../models/calf/generation_config.json");
-const CALF_TOKENIZER: &[u8] = include_bytes!("../../../models/calf/tokenizer.json");
 
 /// An opened checkpoint.
 pub struct Opened {

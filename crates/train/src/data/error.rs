@@ -8,12 +8,12 @@ use thiserror::Error;
 
 use super::sample::Task;
 
-/// Why data could not be made or read.
+/// Why data could not be made or read. What is behind it is its source, and not repeated in its own text.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DataError {
     /// A file or folder cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// Which one.
         path: PathBuf,
@@ -21,7 +21,7 @@ pub enum DataError {
         source: io::Error,
     },
     /// The config is not TOML, or has a key or value that it should not have.
-    #[error("{}: {source}", file.display())]
+    #[error("{}", file.display())]
     Config {
         /// The config.
         file: PathBuf,
@@ -29,7 +29,7 @@ pub enum DataError {
         source: Box<toml::de::Error>,
     },
     /// An option of a source is out of its bounds.
-    #[error("{}, line {line}: a source of `{}`: {source}", file.display(), task.name())]
+    #[error("{}, line {line}: a source of `{}`", file.display(), task.name())]
     Option {
         /// The config.
         file: PathBuf,
@@ -60,7 +60,7 @@ pub enum DataError {
         held_out: bool,
     },
     /// A line of a file is not a sample.
-    #[error("{}, line {line}: {source}", file.display())]
+    #[error("{}, line {line}", file.display())]
     Line {
         /// The file.
         file: PathBuf,
@@ -70,7 +70,7 @@ pub enum DataError {
         source: SampleError,
     },
     /// A sample that was made here cannot be encoded.
-    #[error("a sample of `{}`: {source}", task.name())]
+    #[error("a sample of `{}`", task.name())]
     Sample {
         /// Its task.
         task: Task,
@@ -78,7 +78,7 @@ pub enum DataError {
         source: SampleError,
     },
     /// A tokenizer that cannot be used.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Tokenizer {
         /// Its file.
         path: PathBuf,
@@ -104,13 +104,13 @@ pub enum DataError {
 #[non_exhaustive]
 pub enum SampleError {
     /// Not JSON, or not the JSON of a sample.
-    #[error("{0}")]
+    #[error(transparent)]
     Json(#[from] serde_json::Error),
     /// The messages are not a conversation.
-    #[error("{0}")]
+    #[error(transparent)]
     Conversation(#[from] ConversationError),
     /// The vocabulary cannot say it.
-    #[error("{0}")]
+    #[error(transparent)]
     MissingToken(#[from] MissingToken),
     /// Neither text nor messages, or both.
     #[error("a sample has either `text` or `messages`")]
@@ -154,4 +154,16 @@ impl OptionError {
     ) -> Result<(), Self> {
         if holds { Ok(()) } else { Err(Self { option, want, got: format!("{got:?}") }) }
     }
+}
+
+/// An error and what is behind it, as the command line shows it.
+#[cfg(test)]
+pub(super) fn told(error: &DataError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -111,10 +111,19 @@ pub(super) fn filler(rng: &mut Rng) -> String {
         0 => format!("{name} {verb} the {} {time}.", thing(rng)),
         1 => format!("The {} stood near the {}.", thing(rng), rng.pick(&NOUNS)),
         2 => format!("{name} and {} talked about the {}.", rng.pick(&NAMES), thing(rng)),
-        3 => format!("There is a {} behind the {}.", thing(rng), thing(rng)),
-        4 => format!("In {} {name} {verb} a {} and a {}.", rng.pick(&PLACES), thing(rng), rng.pick(&NOUNS)),
+        3 => format!("There is {} behind the {}.", one(&thing(rng)), thing(rng)),
+        4 => {
+            let (place, thing, noun) = (*rng.pick(&PLACES), thing(rng), *rng.pick(&NOUNS));
+            format!("In {place} {name} {verb} {} and {}.", one(&thing), one(noun))
+        }
         _ => format!("Nobody {verb} the {} {time}, but {name} did.", thing(rng)),
     }
+}
+
+/// `a lantern`, `an old lantern`.
+fn one(thing: &str) -> String {
+    let article = if thing.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("{article} {thing}")
 }
 
 /// The text with its first letter large.

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use cuvier_encoding::{Generation, Tokenizer};
 
+use super::super::error::told;
 use super::*;
 
 fn calf() -> Tokenizer {
@@ -22,12 +23,12 @@ fn a_broken_line_is_named_by_file_and_number() {
     let (_folder, file) = written(&format!("{good}\n\n{{\"task\": \"sums\", \"text\": \"a\"}}\n"));
     let tokenizer = calf();
     let encoder = Encoder { tokenizer: &tokenizer, generation: Generation::Revised0731 };
-    let error = read_documents(&file, encoder).expect_err("an unknown task").to_string();
+    let error = told(&read_documents(&file, encoder).expect_err("an unknown task"));
     assert!(error.contains("samples.jsonl, line 3: ") && error.contains("sums"), "{error}");
     let (_folder, file) = written(&format!("{good}\n{good}\n"));
     assert_eq!(read_documents(&file, encoder).expect("two documents").len(), 2);
     let (_folder, file) = written("{\"task\": \"chat\", \"messages\": [{\"role\": \"user\"}]}");
-    let error = read_documents(&file, encoder).expect_err("no answer").to_string();
+    let error = told(&read_documents(&file, encoder).expect_err("no answer"));
     assert!(error.contains("samples.jsonl, line 1: "), "{error}");
 }
 

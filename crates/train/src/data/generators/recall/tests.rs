@@ -18,21 +18,27 @@ fn options(form: Form, distance: usize) -> Options {
 }
 
 #[test]
-fn the_first_value_asked_for_stands_at_the_distance() {
+fn the_first_value_asked_for_stands_at_the_distance_in_tokens() {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/calf/tokenizer.json");
+    let tokenizer = cuvier_encoding::Tokenizer::from_file(&file).expect("the embedded model's tokenizer");
     for form in [Form::Single, Form::Several, Form::Chain] {
-        for distance in [120, 1000, 20_000, 131_072] {
+        for distance in [130, 1000, 20_000, 131_072] {
             let mut rng = Rng::new(distance as u64);
-            let sample =
-                sample(&mut rng, &options(form, distance), Split::Train, Ruler::Estimate).expect("a sample");
-            let text = question_of(&sample);
-            let far_end = text.find(". ").expect("the first sentence") + 2;
-            let question = text.trim_end_matches('?').rfind(['.', '?']).map_or(0, |at| at + 2);
-            let tokens = (question.max(far_end) - far_end).div_ceil(4);
-            // A question in the form `Tell me ...` ends with a point itself, and an estimate rounds up each sentence.
-            let slack = 40 + distance / 8;
-            assert!(tokens.abs_diff(distance) < slack, "{form:?}: {tokens}, want {distance}");
+            let draft = Draft::draw(&mut rng, &options(form, distance));
+            let text = draft.text(&mut rng, distance, Ruler::Tokenizer(&tokenizer));
+            let after = text.strip_prefix(&draft.given[0]).expect("the first value comes first");
+            let tokens = tokenizer.encode_text(after).len();
+            // The last sentence of filler may reach over the distance.
+            assert!((distance..distance + 60).contains(&tokens), "{form:?}: {tokens}, want {distance}");
         }
     }
+}
+
+#[test]
+fn others_are_left_out_where_the_distance_has_no_room_for_them() {
+    let mut rng = Rng::new(1);
+    let draft = Draft::draw(&mut rng, &options(Form::Single, 0));
+    assert_eq!(draft.text(&mut rng, 0, Ruler::Estimate), draft.given[0]);
 }
 
 #[test]
