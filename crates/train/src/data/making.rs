@@ -5,16 +5,16 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use cuvier_encoding::{PromptOptions, Segment, Tokenizer, encode_conversation};
-use serde_json::{Value, json};
 
 use super::bpe::TokenizerFiles;
+use super::counts::{Counts, Made, summary};
 use super::document::Encoder;
 use super::error::DataError;
 use super::generators::{abstain, arithmetic, facts, grammar, identity, recall, tools};
-use super::recipe::{Options, Recipe, Source, TokenizerChoice, hexadecimal_sha256};
+use super::recipe::{Options, Recipe, Source, TokenizerChoice};
 use super::rng::Rng;
 use super::ruler::Ruler;
-use super::sample::{Body, Sample, Task};
+use super::sample::{Body, Sample};
 use super::split::Split;
 use super::text::Pages;
 
@@ -25,30 +25,6 @@ pub struct Making<'a> {
     /// By source; none but for text.
     pages: Vec<Option<Pages>>,
     embedded: TokenizerFiles,
-}
-
-/// What a source became.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Made {
-    /// Its task.
-    pub task: Task,
-    /// What is trained on.
-    pub train: Counts,
-    /// What is held out.
-    pub held_out: Counts,
-}
-
-/// How much there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Samples.
-    pub samples: usize,
-    /// Tokens of all samples.
-    pub tokens: usize,
-    /// Those of them that are learned.
-    pub trained_tokens: usize,
-    /// Tokens of the longest sample.
-    pub longest: usize,
 }
 
 /// Bytes that a tokenizer is learned from, about: more changes few merges.
@@ -123,7 +99,7 @@ impl<'a> Making<'a> {
         }
         train.finish()?;
         held_out.finish()?;
-        let summary = self.summary(&made, &files, tokenizer.vocab_size());
+        let summary = summary(self.recipe, &made, &files, tokenizer.vocab_size());
         write_file(folder, SUMMARY, format!("{summary:#}\n").as_bytes())?;
         Ok(made)
     }
@@ -206,53 +182,10 @@ impl<'a> Making<'a> {
             let document = encoder
                 .document(&sample)
                 .map_err(|source| DataError::Sample { task: sample.task, source })?;
-            counts.samples += 1;
-            counts.tokens += document.len();
-            counts.trained_tokens += document.n_trained();
-            counts.longest = counts.longest.max(document.len());
+            counts.add(&document);
             lines.push(&sample.to_line())?;
         }
         Ok(counts)
-    }
-
-    fn summary(&self, made: &[Made], files: &TokenizerFiles, vocab_size: usize) -> Value {
-        let source = |made: &Made| {
-            json!({
-                "task": made.task.name(), "train": made.train.to_json(), "held_out": made.held_out.to_json(),
-            })
-        };
-        let total = |half: fn(&Made) -> &Counts| made.iter().map(half).fold(Counts::default(), Counts::with);
-        json!({
-            "seed": self.recipe.seed,
-            "config_sha256": self.recipe.sha256,
-            "generation": match self.recipe.generation {
-                cuvier_encoding::Generation::Preview => "preview",
-                cuvier_encoding::Generation::Revised0731 => "0731",
-            },
-            "tokenizer": { "vocab_size": vocab_size, "sha256": hexadecimal_sha256(&files.tokenizer) },
-            "sources": made.iter().map(source).collect::<Vec<_>>(),
-            "total": {
-                "train": total(|made| &made.train).to_json(), "held_out": total(|made| &made.held_out).to_json(),
-            },
-        })
-    }
-}
-
-impl Counts {
-    fn with(self, other: &Self) -> Self {
-        Self {
-            samples: self.samples + other.samples,
-            tokens: self.tokens + other.tokens,
-            trained_tokens: self.trained_tokens + other.trained_tokens,
-            longest: self.longest.max(other.longest),
-        }
-    }
-
-    fn to_json(self) -> Value {
-        json!({
-            "samples": self.samples, "tokens": self.tokens, "trained_tokens": self.trained_tokens,
-            "longest": self.longest,
-        })
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod batches;
 mod bpe;
+mod counts;
 mod document;
 mod error;
 pub mod generators;
@@ -27,10 +28,11 @@ mod words;
 
 pub use batches::Batches;
 pub use bpe::{TokenizerFiles, VOCAB_MIN};
+pub use counts::{Counts, Made};
 pub use document::{Document, Encoder};
 pub use error::{DataError, OptionError, SampleError};
 pub use jsonl::{SampleFile, read_documents};
-pub use making::{Counts, Made, Making};
+pub use making::Making;
 pub use recipe::{Options, Recipe, Source, TokenizerChoice};
 pub use rng::Rng;
 pub use ruler::Ruler;

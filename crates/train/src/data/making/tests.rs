@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
+
 use super::super::batches::Batches;
 use super::super::error::told;
 use super::super::jsonl::{SampleFile, read_documents};

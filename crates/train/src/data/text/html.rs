@@ -16,8 +16,15 @@ const SKIPPED: [&str; 12] = [
     "title",
 ];
 /// Classes of elements that a reader does not read: link marks, links to sources, hidden lines of examples.
-const SKIPPED_CLASSES: [&str; 7] =
-    ["anchor", "doc-anchor", "src", "test-arrow", "boring", "since", "rustdoc-breadcrumbs"];
+const SKIPPED_CLASSES: [&str; 9] =
+    ["anchor", "doc-anchor", "src", "test-arrow", "boring", "since", "sub-heading", "rightside", "hideme"];
+/// Elements that every page of rustdoc repeats.
+const SKIPPED_IDS: [&str; 4] = [
+    "synthetic-implementations",
+    "synthetic-implementations-list",
+    "blanket-implementations",
+    "blanket-implementations-list",
+];
 /// Elements that begin and end a paragraph.
 const BLOCKS: [&str; 22] = [
     "p",
@@ -79,8 +86,8 @@ fn main_part(html: &str) -> &str {
 /// What stands between `<` and `>`.
 #[derive(Debug, PartialEq, Eq)]
 enum Tag<'a> {
-    /// An opening tag, and its classes.
-    Open { name: String, classes: &'a str },
+    /// An opening tag, and what it says of itself.
+    Open { name: String, attributes: &'a str },
     /// A closing tag.
     Close { name: String },
     /// A comment or a declaration.
@@ -107,7 +114,7 @@ impl<'a> Tag<'a> {
             return Some((Self::Other, len));
         }
         let (name, attributes) = inner.split_once(char::is_whitespace).unwrap_or((inner, ""));
-        Some((Self::Open { name: name.to_ascii_lowercase(), classes: classes(attributes) }, len))
+        Some((Self::Open { name: name.to_ascii_lowercase(), attributes }, len))
     }
 }
 
@@ -125,8 +132,13 @@ fn tag_len(text: &str) -> usize {
     text.len()
 }
 
-fn classes(attributes: &str) -> &str {
-    let Some((_, value)) = attributes.split_once("class=") else { return "" };
+fn attribute<'a>(attributes: &'a str, name: &str) -> &'a str {
+    let begins_there = |&(at, _): &(usize, &str)| {
+        attributes[..at].chars().next_back().is_none_or(char::is_whitespace)
+            && attributes[at + name.len()..].starts_with('=')
+    };
+    let Some((at, _)) = attributes.match_indices(name).find(begins_there) else { return "" };
+    let value = &attributes[at + name.len() + 1..];
     match value.chars().next() {
         Some(quote @ ('"' | '\'')) => value[1..].split(quote).next().unwrap_or(""),
         _ => value.split(char::is_whitespace).next().unwrap_or(""),
@@ -158,7 +170,7 @@ impl Page {
             return;
         }
         match tag {
-            Tag::Open { name, classes } => self.open(name, classes),
+            Tag::Open { name, attributes } => self.open(name, attributes),
             Tag::Close { name } => {
                 if name == "pre" {
                     self.n_preformatted = self.n_preformatted.saturating_sub(1);
@@ -171,9 +183,11 @@ impl Page {
         }
     }
 
-    fn open(&mut self, name: &str, classes: &str) {
+    fn open(&mut self, name: &str, attributes: &str) {
+        let mut classes = attribute(attributes, "class").split_whitespace();
         let is_skipped = SKIPPED.contains(&name)
-            || classes.split_whitespace().any(|class| SKIPPED_CLASSES.contains(&class));
+            || SKIPPED_IDS.contains(&attribute(attributes, "id"))
+            || classes.any(|class| SKIPPED_CLASSES.contains(&class));
         if is_skipped && !VOID.contains(&name) {
             self.skipped = Some((name.to_owned(), 1));
             return;
@@ -326,6 +340,13 @@ mod tests {
     #[test]
     fn quotes_and_comments_do_not_end_a_tag_early() {
         assert_eq!(text("<a title=\"x > y\">link</a><!-- a > b --> text"), "link text");
+    }
+
+    #[test]
+    fn what_every_page_of_rustdoc_repeats_is_left_out() {
+        let page = "<h2 id=\"a\">Own</h2><h2 class=x id=\"blanket-implementations\">Blanket<a>§</a></h2>\
+                    <div id='blanket-implementations-list'><div>impl</div></div><p data-id=\"since\">End";
+        assert_eq!(text(page), "## Own\n\nEnd");
     }
 
     #[test]
