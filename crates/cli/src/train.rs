@@ -91,7 +91,9 @@ impl Reporter {
     fn tell(&mut self, event: &Event) {
         match event {
             Event::Began { parameters, documents, tokens, step } => {
-                eprintln!("{parameters} parameters; {documents} documents, {tokens} tokens; from step {step}");
+                eprintln!(
+                    "{parameters} parameters; {documents} documents, {tokens} tokens; from step {step}"
+                );
             }
             Event::Step { steps, metrics } => self.step(*steps, metrics),
             Event::Saved(folder) => {
@@ -143,7 +145,11 @@ fn line(steps: Option<u64>, metrics: &StepMetrics) -> String {
     });
     format!(
         "step {done}{of}: loss {:.3} (mtp {:.3}){validation}, gradient {:.2}, imbalance {:.2}, {:.0} tokens/s{left}",
-        metrics.loss.next, metrics.loss.mtp, metrics.grad_norm, metrics.max_violation, metrics.tokens_per_second,
+        metrics.loss.next,
+        metrics.loss.mtp,
+        metrics.grad_norm,
+        metrics.max_violation,
+        metrics.tokens_per_second,
     )
 }
 

@@ -134,3 +134,66 @@ fn the_gradients_of_every_tensor_are_those_of_autograd_sparse_and_dense() {
         assert!(worst.0 <= TOLERANCE, "{kind}: {worst:?}");
     }
 }
+
+#[test]
+fn the_gradients_along_a_direction_of_every_tensor_are_those_of_the_formulas_mtp_included() {
+    let mut case = Case::load("sparse");
+    let mtp = facts()["mtp_weight"].as_f64().expect("a weight") as f32;
+    let (loss, ours) = gradients(&mut case, mtp, &compute(2));
+    let truth = std::fs::read(fixtures().join("differences.safetensors")).expect("the truth");
+    let truth = SafeTensors::deserialize(&truth).expect("the truth is a safetensors file");
+    let number = |name: &str| {
+        let bytes = truth.tensor(name).expect("it is there").data().as_chunks::<8>().0[0];
+        f64::from_le_bytes(bytes)
+    };
+    assert!((loss - number("loss")).abs() < 1e-5, "loss {loss}, not {}", number("loss"));
+    let mut worst = (0.0, String::new());
+    for (name, gradient) in ours.iter() {
+        let along = (0..gradient.data().len()).map(|i| (1.7 * i as f64 + 0.3).cos());
+        let got: f64 =
+            gradient.data().iter().zip(along.clone()).map(|(&g, along)| f64::from(g) * along).sum();
+        let length = norm(gradient.data().iter().map(|&g| f64::from(g))) * norm(along);
+        let off = (got - number(name)).abs() / length.max(1e-6);
+        if off > worst.0 {
+            worst = (off, name.to_owned());
+        }
+    }
+    eprintln!("worst error {:.1e} of the gradient's and the direction's length, at {}", worst.0, worst.1);
+    assert!(worst.0 <= TOLERANCE, "{worst:?}");
+}
+
+#[test]
+fn gradients_are_the_same_bits_on_any_number_of_threads() {
+    let mut case = Case::load("sparse");
+    let one = gradients(&mut case, 0.3, &compute(1));
+    let three = gradients(&mut case, 0.3, &compute(3));
+    assert_eq!(one.0.to_bits(), three.0.to_bits());
+    assert!(one.1 == three.1, "gradients differ");
+}
+
+#[test]
+fn later_tokens_and_other_documents_change_no_earlier_logits() {
+    let case = Case::load("sparse");
+    let compute = compute(2);
+    let vocab = case.model.config().vocab_size;
+    let pass = |documents: &[Vec<TokenId>]| {
+        let documents: Vec<&[TokenId]> = documents.iter().map(Vec::as_slice).collect();
+        pass_logits(&case.model.training_pass(&documents, true, &compute).expect("the pass runs"))
+    };
+    let (before, ahead_before) = pass(&case.documents);
+    for changed in [1, 4, 64, 127, 128, 149] {
+        let mut documents = case.documents.clone();
+        documents[0][changed].0 = (documents[0][changed].0 + 1) % vocab as u32;
+        let (after, ahead_after) = pass(&documents);
+        let first = case.documents[0].len();
+        for row in (0..changed).chain(first..first + case.documents[1].len()) {
+            assert_eq!(before.row(row), after.row(row), "token {changed} reaches row {row}");
+        }
+        assert_ne!(before.row(changed), after.row(changed), "token {changed} reaches its own row");
+        // The MTP block has a row less per document, and sees the next token.
+        let (before, after) = (ahead_before.as_ref().expect("MTP"), ahead_after.as_ref().expect("MTP"));
+        for row in (0..changed - 1).chain(first - 1..before.rows()) {
+            assert_eq!(before.row(row), after.row(row), "token {changed} reaches row {row} of the MTP block");
+        }
+    }
+}
