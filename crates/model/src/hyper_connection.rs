@@ -8,6 +8,7 @@ mod backward;
 pub(crate) use backward::with_hc;
 
 use crate::Ctx;
+use crate::compressor::copy;
 use crate::kept::Sublayer;
 
 /// The residual streams of all tokens of a step, `[tokens, hc_mult * hidden_size]`, stream 0 first.
@@ -33,8 +34,10 @@ impl Connection {
 
     /// Writes the sublayer's output `o` `[tokens, hidden_size]` into the streams.
     pub fn post(&self, streams: &mut Streams, o: &Matrix, mix: &HcMix, ctx: &mut Ctx<'_>) {
+        let compute = ctx.compute;
         ctx.keep(|kept| {
-            kept.sublayers.push(Sublayer { streams: streams.clone(), out: o.clone(), mix: mix.clone() });
+            let [streams, out] = [streams, o].map(|x| copy(compute, x.view()));
+            kept.sublayers.push(Sublayer { streams, out, mix: mix.clone() });
         });
         hc_expand(ctx.compute, streams.view_mut(), o.view(), mix);
     }

@@ -1,7 +1,6 @@
 //! What a forward pass keeps for the backward pass, when it is asked to.
 
-use cuvier_kernels::{HcMix, Routing, Selection};
-use cuvier_tensor::Matrix;
+use cuvier_kernels::{HcMix, Lent, Routing, Selection};
 
 /// What the layers of one pass leave behind, in the order in which they ran.
 #[derive(Debug, Default)]
@@ -18,9 +17,9 @@ pub struct Kept {
 #[derive(Debug)]
 pub(crate) struct Sublayer {
     /// The streams before it, `[tokens, hc_mult * hidden_size]`.
-    pub(crate) streams: Matrix,
+    pub(crate) streams: Lent,
     /// What it gave, `[tokens, hidden_size]`.
-    pub(crate) out: Matrix,
+    pub(crate) out: Lent,
     /// How the streams were mixed.
     pub(crate) mix: HcMix,
 }

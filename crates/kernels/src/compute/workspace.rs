@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cuvier_tensor::Matrix;
 
 /// Buffers of one type that wait; of more than these, the smallest are given back to the system.
-const WAITING_MAX: usize = 32;
+const WAITING_MAX: usize = 128;
 
 /// Buffers that nobody uses now.
 #[derive(Debug, Default)]
