@@ -190,10 +190,14 @@ def opencode_hello():
 def opencode_tools():
     log = Log(SCRIPTED)
     prompt = script(
-        [think("Write."), call("bash", command="echo whale > note.txt; cat note.txt", description="Write a note")],
+        # Nothing but what this version's tool takes: another parameter is masked, and chance puts one in its place.
+        [think("Write."), call("bash", command="echo whale > note.txt; cat note.txt")],
         [think("Done."), say("The note says whale.")],
     )
     work, events = opencode(SCRIPTED, "opencode-tools", prompt)
+    calls = [event["part"]["state"] for event in events if event["type"] == "tool_use"]
+    same([call["input"] for call in calls], [{"command": "echo whale > note.txt; cat note.txt"}])
+    same([call["output"].strip() for call in calls], ["whale"])
     same([event["part"]["text"] for event in events if event["type"] == "text"][-1], "The note says whale.")
     same((work / "note.txt").read_text(), "whale\n")
     assert 2 <= log.check("/v1/chat/completions") <= 5
