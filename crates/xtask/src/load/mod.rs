@@ -3,7 +3,7 @@
 mod crash;
 mod faults;
 mod newcomer;
-mod server;
+pub mod server;
 mod steady;
 mod wire;
 
