@@ -30,7 +30,7 @@ pub struct Args {
     /// Connects and aborts of `faults`
     #[arg(long, default_value_t = 10_000)]
     aborts: usize,
-    /// Tokens of the newcomer's prompt
+    /// Words of the newcomer's prompt; each is about two of the toy's tokens
     #[arg(long, default_value_t = 32_768)]
     newcomer: usize,
     /// Kills of `crash`
