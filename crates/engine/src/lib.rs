@@ -31,6 +31,8 @@ mod step;
 mod stream;
 mod transformer;
 
+#[cfg(fuzzing)]
+pub use cache::fuzz_disk_header;
 pub use cache::{CacheConfig, CacheStats, DiskCache};
 pub use conversation::Conversation;
 pub use error::{CacheError, EngineError, RequestError, RestoreError};

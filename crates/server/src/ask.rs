@@ -18,7 +18,7 @@ pub struct Ask {
     pub max_tokens: Option<usize>,
     /// Ends the content.
     pub stop: Vec<String>,
-    /// Who asks: prefixes are shared within one scope only.
+    /// Who asks, by key and not by what a request says of its user: prefixes are shared within one scope only.
     pub scope: u64,
 }
 

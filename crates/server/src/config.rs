@@ -31,6 +31,8 @@ pub struct ServerConfig {
     pub body_timeout: Duration,
     /// How long a request may wait for its first token to be computed.
     pub queue_timeout: Duration,
+    /// How long an answer that is not streamed may take before blank lines announce it.
+    pub blank_lines_after: Duration,
     /// How long answers under way may go on after the server was told to stop.
     pub drain_timeout: Duration,
     /// Open connections; further ones wait.
@@ -55,6 +57,7 @@ impl ServerConfig {
             body_max: 32 << 20,
             body_timeout: Duration::from_secs(60),
             queue_timeout: Duration::from_secs(600),
+            blank_lines_after: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(60),
             connections_max: 1024,
             log_prompts: false,

@@ -8,6 +8,7 @@ mod emulate;
 mod fixtures;
 mod load;
 mod mutants;
+mod page;
 mod peers;
 mod process;
 mod tidy;
@@ -45,6 +46,8 @@ enum Command {
     Load(load::Args),
     /// Try real clients against a running server; needs Python, Node and their package registries.
     Conformance(conformance::Args),
+    /// Try the web page in a browser; needs Node, its package registry, and Chromium or Chrome.
+    Page(page::Args),
     /// Run tests on an emulated CPU with AVX-512; needs Debian packages, which it names, and minutes of one core.
     Emulate(emulate::Args),
 }
@@ -59,6 +62,7 @@ fn main() -> anyhow::Result<()> {
         Command::Peers(args) => peers::run(&root, &args),
         Command::Load(args) => load::run(&root, &args),
         Command::Conformance(args) => conformance::run(&root, &args),
+        Command::Page(args) => page::run(&root, &args),
         Command::Emulate(args) => emulate::run(&root, &args),
     }
 }

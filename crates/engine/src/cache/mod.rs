@@ -17,6 +17,8 @@ use std::sync::Arc;
 use cuvier_types::{SequenceId, TokenId};
 
 use self::disk::Disk;
+#[cfg(fuzzing)]
+pub use self::disk::fuzz_disk_header;
 pub(crate) use self::disk::{Opened, Ping};
 pub(crate) use self::memory::Kind;
 use self::memory::Memory;

@@ -1,6 +1,5 @@
 //! Anthropic's answer, whole or as events: blocks that follow each other and never overlap.
 
-use axum::http::HeaderValue;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cuvier_encoding::Ending;
@@ -10,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::generation::{End, Generation, Piece, Usage};
 use crate::routes::Answer;
 use crate::thinking::Applied;
-use crate::wire::{Source, Sse, json_response, random_id};
+use crate::wire::{Delivery, Source, Sse, document, random_id};
 use crate::{ApiError, Protocol};
 
 /// One answer.
@@ -50,8 +49,18 @@ impl Blocks {
         }
     }
 
-    /// The whole answer.
-    pub(super) async fn whole(mut self) -> Answer {
+    /// The whole answer, as one document.
+    pub(super) async fn document(self) -> Answer {
+        let delivery = Delivery {
+            patience: self.generation.app.config.blank_lines_after,
+            protocol: Protocol::Anthropic,
+            id: self.id.clone(),
+            thinking: Some(self.applied.name()),
+        };
+        document(delivery, self.whole()).await
+    }
+
+    async fn whole(mut self) -> Result<Value, ApiError> {
         let mut blocks: Vec<Block> = Vec::new();
         let mut end = None;
         while let Some(piece) = self.generation.next().await {
@@ -68,9 +77,7 @@ impl Blocks {
         let mut message = self.message(content, usage(end.usage));
         message["stop_reason"] = json!(stop_reason);
         message["stop_sequence"] = json!(stop_sequence);
-        let mut response = json_response(&message);
-        response.headers_mut().insert("x-thinking", HeaderValue::from_static(self.applied.name()));
-        Ok(response)
+        Ok(message)
     }
 
     fn add(&self, piece: Piece, blocks: &mut Vec<Block>) {

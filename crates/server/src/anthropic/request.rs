@@ -20,7 +20,7 @@ pub(crate) async fn answer(asked: Asked) -> Answer {
     let shows_thinking = !wanted.omits_thinking;
     let generation = app.start(wanted.ask).await?;
     let blocks = Blocks::new(app.config.model.clone(), wanted.applied, shows_thinking, generation);
-    if wanted.stream { Ok(event_stream(blocks)) } else { blocks.whole().await }
+    if wanted.stream { Ok(event_stream(blocks)) } else { blocks.document().await }
 }
 
 /// How many tokens the prompt of a request has, without answering it.

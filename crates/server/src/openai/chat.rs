@@ -19,7 +19,7 @@ pub(crate) async fn answer(asked: Asked) -> Answer {
     asked.app.check_n_answers(wanted.n)?;
     let generations = asked.app.start_choices(wanted.ask, wanted.n).await?;
     let choices = Choices::new(asked.app, generations, wanted.wire);
-    if wanted.stream { Ok(event_stream(choices)) } else { choices.whole().await }
+    if wanted.stream { Ok(event_stream(choices)) } else { choices.document().await }
 }
 
 struct Wanted {

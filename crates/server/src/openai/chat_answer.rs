@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::http::HeaderValue;
 use cuvier_encoding::Ending;
 use futures_util::future::poll_fn;
 use serde_json::{Map, Value, json};
@@ -11,8 +10,8 @@ use super::logprobs;
 use crate::generation::{End, Generation, Logprob, Piece, Usage};
 use crate::routes::Answer;
 use crate::thinking::Applied;
-use crate::wire::{Source, Sse, json_response, now, random_id};
-use crate::{App, Protocol};
+use crate::wire::{Delivery, Source, Sse, document, now, random_id};
+use crate::{ApiError, App, Protocol};
 
 /// How the answer is to be written.
 #[derive(Clone, Debug)]
@@ -67,8 +66,18 @@ impl Choices {
         }
     }
 
-    /// The whole answer.
-    pub(super) async fn whole(mut self) -> Answer {
+    /// The whole answer, as one document.
+    pub(super) async fn document(self) -> Answer {
+        let delivery = Delivery {
+            patience: self.app.config.blank_lines_after,
+            protocol: Protocol::OpenAi,
+            id: self.id.clone(),
+            thinking: Some(self.wire.thinking.name()),
+        };
+        document(delivery, self.whole()).await
+    }
+
+    async fn whole(mut self) -> Result<Value, ApiError> {
         let mut choices = Vec::with_capacity(self.choices.len());
         for index in 0..self.choices.len() {
             let mut message = WholeMessage::default();
@@ -88,10 +97,7 @@ impl Choices {
         body["choices"] = Value::Array(choices);
         body["usage"] = super::usage(self.usage.unwrap_or_default());
         body["thinking"] = json!(self.wire.thinking.name());
-        let mut response = json_response(&body);
-        let applied = HeaderValue::from_static(self.wire.thinking.name());
-        response.headers_mut().insert("x-thinking", applied);
-        Ok(response)
+        Ok(body)
     }
 
     fn envelope(&self, object: &str) -> Value {

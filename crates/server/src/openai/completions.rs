@@ -13,7 +13,7 @@ use crate::ask::{Ask, Subject};
 use crate::body::Asked;
 use crate::generation::{End, Generation, Piece, Usage};
 use crate::routes::Answer;
-use crate::wire::{Fields, Source, Sse, event_stream, json_kind, json_response, now, random_id};
+use crate::wire::{Delivery, Fields, Source, Sse, document, event_stream, json_kind, now, random_id};
 use crate::{ApiError, App, Protocol};
 
 /// Of a request that does not say it.
@@ -47,7 +47,7 @@ pub(crate) async fn answer(asked: Asked) -> Answer {
         usage: Usage::default(),
         include_usage: wanted.include_usage,
     };
-    if wanted.stream { Ok(event_stream(texts)) } else { texts.whole().await }
+    if wanted.stream { Ok(event_stream(texts)) } else { texts.document().await }
 }
 
 struct Wanted {
@@ -149,7 +149,17 @@ struct Texts {
 }
 
 impl Texts {
-    async fn whole(mut self) -> Answer {
+    async fn document(self) -> Answer {
+        let delivery = Delivery {
+            patience: self.app.config.blank_lines_after,
+            protocol: Protocol::OpenAi,
+            id: String::new(),
+            thinking: None,
+        };
+        document(delivery, self.whole()).await
+    }
+
+    async fn whole(mut self) -> Result<Value, ApiError> {
         let mut choices = Vec::with_capacity(self.choices.len());
         for (index, choice) in self.choices.iter_mut().enumerate() {
             let mut text = choice.echo.clone();
@@ -176,7 +186,7 @@ impl Texts {
         }
         self.envelope["choices"] = Value::Array(choices);
         self.envelope["usage"] = super::usage(self.usage);
-        Ok(json_response(&self.envelope))
+        Ok(self.envelope)
     }
 
     fn chunk(&self, text: &str, finish: Option<&str>) -> Value {

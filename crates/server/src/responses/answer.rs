@@ -1,17 +1,18 @@
 //! The answer of responses, whole or as events: items that follow each other, each added, filled and done.
 
-use axum::http::HeaderValue;
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cuvier_encoding::Ending;
 use serde_json::{Value, json};
 
 use super::tools::{Kind, Tools};
-use crate::ApiError;
 use crate::generation::{End, Generation, Piece, Usage};
 use crate::routes::Answer;
 use crate::thinking::Applied;
-use crate::wire::{Fields, Source, Sse, json_response, now, random_id};
+use crate::wire::{Delivery, Fields, Source, Sse, document, now, random_id};
+use crate::{ApiError, Protocol};
 
 /// How the answer is to be written.
 #[derive(Clone, Debug)]
@@ -89,8 +90,15 @@ impl Items {
         }
     }
 
-    /// The whole answer: what its events would have ended with.
-    pub(super) async fn whole(mut self) -> Answer {
+    /// The whole answer, as one document; after `patience`, blank lines come before it.
+    pub(super) async fn document(self, patience: Duration) -> Answer {
+        let thinking = Some(self.wire.applied.name());
+        let delivery = Delivery { patience, protocol: Protocol::OpenAi, id: String::new(), thinking };
+        document(delivery, self.whole()).await
+    }
+
+    /// What the events would have ended with.
+    async fn whole(mut self) -> Result<Value, ApiError> {
         let mut last = None;
         while !self.has_ended {
             let events = match self.next_piece().await {
@@ -103,10 +111,7 @@ impl Items {
         let Some(Sse::Event(_, mut data)) = last else {
             return Err(ApiError::Internal("the answer has no end".to_owned()));
         };
-        let mut response = json_response(&data["response"].take());
-        let applied = HeaderValue::from_static(self.wire.applied.name());
-        response.headers_mut().insert("x-thinking", applied);
-        Ok(response)
+        Ok(data["response"].take())
     }
 
     async fn next_piece(&mut self) -> Option<Piece> {

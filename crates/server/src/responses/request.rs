@@ -19,7 +19,7 @@ pub(crate) async fn answer(asked: Asked) -> Answer {
         None => None,
     };
     let items = Items::new(wire, generation);
-    if stream { Ok(event_stream(items)) } else { items.whole().await }
+    if stream { Ok(event_stream(items)) } else { items.document(asked.app.config.blank_lines_after).await }
 }
 
 struct Wanted {

@@ -1,4 +1,4 @@
-//! Bodies: one JSON document, or a stream of server-sent events that is never silent for long.
+//! Bodies that stream: server-sent events, never silent for long.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, Response, header};
 use serde_json::Value;
 use tokio::time::Instant;
 
-/// A stream says something at least this often, by the clock on the wall.
+/// A body that has begun says something at least this often, by the clock on the wall.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// One line or block of an event stream.
@@ -83,13 +83,5 @@ pub fn event_stream<S: Source>(source: S) -> Response<Body> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
-}
-
-/// A response of one JSON document.
-pub fn json_response(value: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(value.to_string()));
-    let json = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
     response
 }

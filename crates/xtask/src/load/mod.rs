@@ -3,7 +3,7 @@
 mod crash;
 mod faults;
 mod newcomer;
-mod server;
+pub mod server;
 mod steady;
 mod wire;
 
@@ -30,7 +30,7 @@ pub struct Args {
     /// Connects and aborts of `faults`
     #[arg(long, default_value_t = 10_000)]
     aborts: usize,
-    /// Tokens of the newcomer's prompt
+    /// Words of the newcomer's prompt; each is about two of the toy's tokens
     #[arg(long, default_value_t = 32_768)]
     newcomer: usize,
     /// Kills of `crash`

@@ -17,6 +17,8 @@ use std::thread::JoinHandle;
 use cuvier_types::{SequenceId, TokenId};
 
 use self::folder::{Folder, ReadError};
+#[cfg(fuzzing)]
+pub use self::format::fuzz_disk_header;
 use self::format::{Body, FIXED_LEN, FileId, Header, name};
 use self::index::{Found, Index, Known};
 use super::DiskCache;

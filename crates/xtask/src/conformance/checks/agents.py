@@ -49,21 +49,22 @@ class Log:
         return len(answered)
 
 
-def start(program, arguments, work, home, said="", **variables):
+def start(program, arguments, work, home, said="", exits=(0,), **variables):
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", **variables}
     done = subprocess.run(
         [BIN / program, *arguments], cwd=work, env=environment, input=said, capture_output=True, text=True,
         timeout=TIMEOUT,
     )
-    assert done.returncode == 0, f"exit {done.returncode}: {done.stderr[-500:]} {done.stdout[-500:]}"
+    assert done.returncode in exits, f"exit {done.returncode}: {done.stderr[-500:]} {done.stdout[-500:]}"
     return done.stdout
 
 
-def claude(server, name, prompt, *options):
+def claude(server, name, prompt, *options, **more):
     work, home = fresh(name)
     prompt = prompt.replace("WORK", str(work))
     variables = {
         "ANTHROPIC_BASE_URL": server, "ANTHROPIC_AUTH_TOKEN": KEY, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        **more,
     }
     arguments = ["-p", prompt, "--output-format", "stream-json", "--verbose", "--max-turns", "6", *options]
     lines = start("claude", arguments, work, home, **variables).splitlines()
@@ -80,9 +81,16 @@ def claude_hello():
 
 @check(27, "Claude Code with the toy")
 def claude_toy():
+    """Behind so many tools the toy rambles until its tokens are used up. It is given few; then Claude Code asks it to go
+    on, three times, and says so. Judged is that every answer was read.
+    """
     log = Log(CALF)
-    _, lines = claude(CALF, "claude-toy", SUM)
-    same((lines[-1]["subtype"], lines[-1]["is_error"]), ("success", False))
+    _, lines = claude(CALF, "claude-toy", SUM, exits=(0, 1), CLAUDE_CODE_MAX_OUTPUT_TOKENS="256")
+    result = lines[-1]
+    same(result["subtype"], "success")
+    assert not result["is_error"] or "256 output token maximum" in result["result"], result["result"]
+    said = [block for line in lines if line["type"] == "assistant" for block in line["message"]["content"]]
+    assert any(block.get("thinking") or block.get("text") for block in said[:2]), said
     log.check("/v1/messages")
 
 
@@ -190,10 +198,14 @@ def opencode_hello():
 def opencode_tools():
     log = Log(SCRIPTED)
     prompt = script(
-        [think("Write."), call("bash", command="echo whale > note.txt; cat note.txt", description="Write a note")],
+        # Nothing but what this version's tool takes: another parameter is masked, and chance puts one in its place.
+        [think("Write."), call("bash", command="echo whale > note.txt; cat note.txt")],
         [think("Done."), say("The note says whale.")],
     )
     work, events = opencode(SCRIPTED, "opencode-tools", prompt)
+    calls = [event["part"]["state"] for event in events if event["type"] == "tool_use"]
+    same([call["input"] for call in calls], [{"command": "echo whale > note.txt; cat note.txt"}])
+    same([call["output"].strip() for call in calls], ["whale"])
     same([event["part"]["text"] for event in events if event["type"] == "text"][-1], "The note says whale.")
     same((work / "note.txt").read_text(), "whale\n")
     assert 2 <= log.check("/v1/chat/completions") <= 5

@@ -63,7 +63,12 @@ def chat_without_reasoning():
 
 @check(8, "blank lines before the JSON of a long answer")
 def blank_lines():
-    raise NotRun("the server writes none: a long answer is kept alive only when it is streamed")
+    prompt = user(script([{"token_ms": 31_000}, say("at last")]))
+    raw = scripted.chat.completions.with_raw_response.create(model=MODEL, messages=prompt, max_tokens=1, extra_body=OFF)
+    assert raw.http_response.text.startswith("\n"), raw.http_response.text
+    answer = raw.parse()
+    same(answer.choices[0].finish_reason, "length")
+    assert answer.choices[0].message.content
 
 
 def usage_chunks(**options):
