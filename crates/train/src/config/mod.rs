@@ -1,5 +1,6 @@
 //! What a run of training is told: a TOML file, checked.
 
+mod grpo;
 mod preset;
 mod raw;
 mod read;
@@ -15,13 +16,16 @@ use serde_json::{Map, Value};
 use crate::optim::OptimizerOptions;
 use crate::optim::schedule::ScheduleOptions;
 
+pub use grpo::{GrpoConfig, Reward};
 pub use preset::{Preset, Vocabulary};
 
 /// A run of training. One that exists is consistent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainConfig {
-    /// The shape.
+    /// The shape, where weights are made anew.
     pub model: ModelChoice,
+    /// The checkpoint whose weights and shape the run begins with.
+    pub from: Option<PathBuf>,
     /// The folder of prepared documents.
     pub data: PathBuf,
     /// The folder that checkpoints and metrics go to.

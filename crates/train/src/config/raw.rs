@@ -11,6 +11,7 @@ type Key<T> = Option<Spanned<T>>;
 #[serde(deny_unknown_fields)]
 pub(super) struct Raw {
     pub(super) preset: Key<String>,
+    pub(super) from: Key<String>,
     #[serde(default)]
     pub(super) model: BTreeMap<Spanned<String>, toml::Value>,
     pub(super) data: Key<String>,

@@ -1,5 +1,7 @@
 //! From the keys of a configuration to one that is possible.
 
+use std::path::PathBuf;
+
 use cuvier_types::TokenId;
 use cuvier_weights::WeightsError;
 use serde_json::Map;
@@ -49,6 +51,7 @@ pub(super) fn read(text: &str, file: &str) -> Result<TrainConfig, ConfigError> {
     let source = Source { text, file };
     let raw: Raw = toml::from_str(text).map_err(|error| source.toml(&error))?;
     let model = model(&source, &raw)?;
+    let from = from(&source, &raw)?;
     let (optimizer, rate, clip) = optimizer(&source, &raw.optimizer)?;
     let max_len = source.within("max_len", &raw.max_len, 512, 16..=1 << 30)?;
     let schedule = ScheduleOptions {
@@ -61,6 +64,7 @@ pub(super) fn read(text: &str, file: &str) -> Result<TrainConfig, ConfigError> {
     check_batches(&source, &raw, &schedule)?;
     Ok(TrainConfig {
         model,
+        from,
         data: source.folder("data", &raw.data, "the folder of prepared documents")?,
         out: source.folder("out", &raw.out, "the folder for checkpoints and metrics")?,
         length: length(&source, &raw)?,
@@ -80,6 +84,16 @@ pub(super) fn read(text: &str, file: &str) -> Result<TrainConfig, ConfigError> {
             1..=COUNT_MAX,
         )?,
     })
+}
+
+fn from(source: &Source<'_>, raw: &Raw) -> Result<Option<PathBuf>, ConfigError> {
+    let shape = raw.preset.as_ref().map(Spanned::span).or_else(|| raw.model.keys().next().map(Spanned::span));
+    match (&raw.from, shape) {
+        (None, _) => Ok(None),
+        (Some(_), Some(span)) => Err(source
+            .at(span, "a checkpoint `from` which to begin has its own shape; leave this out".to_owned())),
+        (from, None) => source.folder("from", from, "the folder of a checkpoint").map(Some),
+    }
 }
 
 fn model(source: &Source<'_>, raw: &Raw) -> Result<ModelChoice, ConfigError> {
@@ -117,7 +131,10 @@ fn model(source: &Source<'_>, raw: &Raw) -> Result<ModelChoice, ConfigError> {
     }
 }
 
-fn optimizer(source: &Source<'_>, raw: &RawOptimizer) -> Result<(OptimizerOptions, f32, f64), ConfigError> {
+pub(super) fn optimizer(
+    source: &Source<'_>,
+    raw: &RawOptimizer,
+) -> Result<(OptimizerOptions, f32, f64), ConfigError> {
     let matrices = match &raw.matrices {
         None => MatrixRule::Muon,
         Some(name) => match name.get_ref().as_str() {

@@ -2,6 +2,8 @@
 
 use cuvier_kernels::{Compute, Lent, cross_entropy};
 
+use cuvier_types::TokenId;
+
 use crate::data::Document;
 
 /// The tokens that the rows of some documents' logits should have foretold, so many tokens ahead.
@@ -59,10 +61,27 @@ pub fn cross_entropy_of(c: &Compute, logits: &mut Lent, targets: &Targets, per_t
         .sum()
 }
 
+/// The log-probability of the next token at each row of some sequences, 0 at the last of each; the logits become the
+/// gradients of its negative.
+///
+/// # Panics
+/// If there is not one row per token, or a token is outside the vocabulary.
+pub fn target_logprobs(c: &Compute, logits: &mut Lent, sequences: &[&[TokenId]]) -> Vec<f32> {
+    let mut targets = Vec::with_capacity(logits.rows());
+    let mut weights = Vec::with_capacity(logits.rows());
+    for sequence in sequences {
+        for row in 0..sequence.len() {
+            let next = sequence.get(row + 1);
+            targets.push(next.map_or(0, |token| token.0));
+            weights.push(if next.is_some() { 1.0 } else { 0.0 });
+        }
+    }
+    let losses = cross_entropy(c, logits.view_mut(), &targets, &weights);
+    losses.iter().zip(&weights).map(|(loss, weight)| -loss * weight).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use cuvier_types::TokenId;
-
     use super::*;
 
     #[test]

@@ -1,9 +1,11 @@
 //! A run of training: from a configuration and prepared documents to a checkpoint.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use cuvier_encoding::{Generation, Tokenizer};
+use cuvier_engine::EngineError;
 use cuvier_kernels::Compute;
 use cuvier_model::{ModelError, Parameters, Transformer};
 use cuvier_weights::{Checkpoint, ModelConfig, Precision, WeightsError};
@@ -16,7 +18,7 @@ use crate::metrics::{Losses, MetricsError, MetricsLog, StepMetrics};
 use crate::optim::schedule::Schedule;
 use crate::optim::{Optimizer, StateError};
 use crate::routers::Routers;
-use crate::save::{Loaded, Progress, SaveError, Saved, config_hash, latest, write_official};
+use crate::save::{Loaded, Progress, SaveError, Saved, config_hash, latest, read_official, write_official};
 
 /// The documents that are learned, in the folder of data.
 const TRAIN: &str = "train.jsonl";
@@ -53,6 +55,9 @@ pub enum TrainError {
     /// The metrics file.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// The engine that draws answers.
+    #[error(transparent)]
+    Engine(EngineError),
     /// A run cannot begin here.
     #[error("{}: {problem}", folder.display())]
     Folder {
@@ -119,8 +124,9 @@ pub fn run(
     tell: &mut dyn FnMut(Event),
 ) -> Result<Outcome, TrainError> {
     let data = Data::read(&config.data)?;
-    let shape = config.model.config(data.vocabulary())?;
-    let begun = Begun::new(config, text, &shape, &data, resume)?;
+    let origin = Origin::of(config, &data)?;
+    let shape = origin.shape.clone();
+    let begun = Begun::new(config, text, origin, &data, resume)?;
     let mut run = Run::new(config, shape, data, begun, compute)?;
     tell(Event::Began {
         parameters: run.trainer.parameters().numbers(),
@@ -183,6 +189,29 @@ impl Data {
     }
 }
 
+/// Where the weights of a new run come from.
+struct Origin {
+    shape: ModelConfig,
+    /// `None`: they are made anew.
+    weights: Option<(Parameters, Routers)>,
+}
+
+impl Origin {
+    fn of(config: &TrainConfig, data: &Data) -> Result<Self, TrainError> {
+        let vocabulary = data.vocabulary();
+        let Some(folder) = &config.from else {
+            return Ok(Self { shape: config.model.config(vocabulary)?, weights: None });
+        };
+        let checkpoint = Checkpoint::open(folder)?;
+        let shape = checkpoint.config().clone();
+        if shape.vocab_size != vocabulary.size {
+            let problem = "its vocabulary is not as large as that of the data";
+            return Err(TrainError::Folder { folder: folder.clone(), problem });
+        }
+        Ok(Self { shape, weights: Some(read_official(&checkpoint)?) })
+    }
+}
+
 /// Everything that a checkpoint of training holds, new or read.
 struct Begun {
     parameters: Parameters,
@@ -195,29 +224,34 @@ impl Begun {
     fn new(
         config: &TrainConfig,
         text: &str,
-        shape: &ModelConfig,
+        origin: Origin,
         data: &Data,
         resume: bool,
     ) -> Result<Self, TrainError> {
         let folder = latest(&config.out)?;
         let refuse = |problem| Err(TrainError::Folder { folder: config.out.clone(), problem });
         match (folder, resume) {
-            (Some(folder), true) => Self::read(config, text, shape, &folder),
+            (Some(folder), true) => Self::read(config, text, &origin.shape, &folder),
             (None, true) => refuse("there is no checkpoint to go on from"),
             (Some(_), false) => refuse("there is a run already; go on with --resume, or name another folder"),
-            (None, false) => Ok(Self::first(config, text, shape, data)),
+            (None, false) => Ok(Self::first(config, text, origin, data)),
         }
     }
 
-    fn first(config: &TrainConfig, text: &str, shape: &ModelConfig, data: &Data) -> Self {
-        let parameters = initial(shape, config.seed);
+    fn first(config: &TrainConfig, text: &str, origin: Origin, data: &Data) -> Self {
+        let shape = &origin.shape;
+        let made = || {
+            let routers = Routers::initial(shape, &data.token_counts(), config.seed);
+            (initial(shape, config.seed), routers)
+        };
+        let (parameters, routers) = origin.weights.unwrap_or_else(made);
         let steps = match config.length {
             RunLength::Steps(steps) => steps,
             RunLength::Tokens(tokens) => Schedule::steps_for_tokens(&config.schedule, tokens),
             RunLength::Minutes(_) => 0,
         };
         Self {
-            routers: Routers::initial(shape, &data.token_counts(), config.seed),
+            routers,
             optimizer: Optimizer::new(config.optimizer, &parameters),
             parameters,
             progress: Progress {
@@ -274,9 +308,9 @@ impl<'a> Run<'a> {
         let Begun { parameters, routers, optimizer, progress } = begun;
         let steps = (progress.steps > 0).then_some(progress.steps);
         let folder = config.out.join("shape.part");
-        let model = model(&folder, &shape, &parameters, &routers, &data.folder, compute)?;
+        let model = load_model(&folder, &shape, &parameters, &routers, &data.folder, compute)?;
         let trainer = Trainer::new(TrainerParts {
-            model,
+            model: Arc::new(model),
             parameters,
             routers,
             optimizer,
@@ -400,7 +434,7 @@ impl<'a> Run<'a> {
 }
 
 /// A model of `shape` with exact weights, by way of a checkpoint in `folder` that is gone afterwards.
-fn model(
+pub(crate) fn load_model(
     folder: &Path,
     shape: &ModelConfig,
     parameters: &Parameters,

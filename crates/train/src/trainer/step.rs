@@ -1,9 +1,11 @@
 //! One step of training.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 use cuvier_kernels::Compute;
-use cuvier_model::{LogitGradients, ModelError, Objective, Parameters, TokenId, Transformer};
+use cuvier_model::{LogitGradients, ModelError, Objective, Parameters, TokenId, TrainingPass, Transformer};
 
 use super::loss::{Targets, cross_entropy_of};
 use super::micro::parts;
@@ -16,7 +18,7 @@ use crate::routers::{Routers, max_violation};
 /// What a trainer starts from.
 pub struct TrainerParts {
     /// A model of the shape; its weights are replaced.
-    pub model: Transformer,
+    pub model: Arc<Transformer>,
     /// The weights.
     pub parameters: Parameters,
     /// Biases and tables; the model has the same tables.
@@ -102,8 +104,32 @@ impl Trainer {
     }
 
     /// The model with the weights of now.
-    pub fn model(&self) -> &Transformer {
+    pub fn model(&self) -> &Arc<Transformer> {
         &self.parts.model
+    }
+
+    /// A step on any loss: `loss` gets the sequences of a part of the batch and what the model says of them, and gives
+    /// the gradients of the logits. Returns the norm of the gradients before they were clipped.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    ///
+    /// # Panics
+    /// If the model is shared with someone.
+    pub fn step_on(
+        &mut self,
+        sequences: &[&[TokenId]],
+        step: u64,
+        c: &Compute,
+        loss: &mut dyn FnMut(Range<usize>, &mut TrainingPass) -> LogitGradients,
+    ) -> Result<f64, ModelError> {
+        self.gradients.iter_mut().for_each(|(_, gradient)| gradient.data_mut().fill(0.0));
+        for part in parts(sequences) {
+            let mut pass = self.parts.model.training_pass(&sequences[part.clone()], false, c)?;
+            let dlogits = loss(part, &mut pass);
+            self.parts.model.backward(&pass, dlogits, &Objective::default(), &mut self.gradients, c);
+        }
+        Ok(self.apply(step, c))
     }
 
     /// Step number `step` on a batch of documents.
@@ -120,12 +146,9 @@ impl Trainer {
         let mtp_weight = self.parts.schedule.mtp_weight(step);
         let counts = Counts::of(documents);
         let (report, loads) = self.gradients(documents, &counts, mtp_weight, c)?;
-        let grad_norm = clip(c, &mut self.gradients, self.parts.clip);
+        self.parts.routers.balance(&loads, self.parts.schedule.bias_speed(step));
+        let grad_norm = self.apply(step, c);
         let rate = self.parts.schedule.rate(step);
-        self.parts.optimizer.step(c, rate, &mut self.parts.parameters, &self.gradients);
-        let speed = self.parts.schedule.bias_speed(step);
-        self.parts.routers.balance(&loads, speed);
-        self.place();
         let violation = |suffix: &str| {
             let of = loads.iter().filter(|(name, _)| name.ends_with(suffix));
             let (sum, count) = of.fold((0.0, 0), |(sum, n), (_, loads)| (sum + max_violation(loads), n + 1));
@@ -146,7 +169,7 @@ impl Trainer {
     /// As [`Trainer::step`].
     pub fn held_out(&mut self, documents: &[&Document], c: &Compute) -> Result<(f64, usize), ModelError> {
         let (mut sum, mut count) = (0.0, 0);
-        for part in parts(documents) {
+        for part in parts(&sequences(documents)) {
             let documents = &documents[part];
             let targets = Targets::next(documents);
             let mut pass = self.parts.model.training_pass(&sequences(documents), false, c)?;
@@ -174,7 +197,7 @@ impl Trainer {
         };
         let mut report = StepReport { tokens: counts.tokens, ..StepReport::default() };
         let mut loads: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-        for part in parts(documents) {
+        for part in parts(&sequences(documents)) {
             let documents = &documents[part];
             let mut pass = model.training_pass(&sequences(documents), with_mtp, c)?;
             add_loads(&mut loads, pass.loads(model));
@@ -201,10 +224,25 @@ impl Trainer {
         Ok((report, loads))
     }
 
+    /// Lets the optimiser make its step by the gradients. Returns their norm before they were clipped.
+    fn apply(&mut self, step: u64, c: &Compute) -> f64 {
+        let grad_norm = clip(c, &mut self.gradients, self.parts.clip);
+        let rate = self.parts.schedule.rate(step);
+        self.parts.optimizer.step(c, rate, &mut self.parts.parameters, &self.gradients);
+        self.place();
+        grad_norm
+    }
+
+    /// The model, which nobody else holds while it learns.
+    fn model_mut(&mut self) -> &mut Transformer {
+        Arc::get_mut(&mut self.parts.model).expect("a model that learns is not shared")
+    }
+
     /// Puts weights and biases into the model.
     fn place(&mut self) {
-        self.parts.model.set_parameters(&self.parts.parameters);
-        for (name, bias) in self.parts.model.router_biases() {
+        let model = Arc::get_mut(&mut self.parts.model).expect("a model that learns is not shared");
+        model.set_parameters(&self.parts.parameters);
+        for (name, bias) in model.router_biases() {
             bias.copy_from_slice(&self.parts.routers.biases[&name]);
         }
     }
@@ -215,7 +253,7 @@ impl Trainer {
             StageAttention::Dense => usize::MAX,
             StageAttention::Sparse => self.index_topk,
         };
-        self.parts.model.set_index_topk(index_topk);
+        self.model_mut().set_index_topk(index_topk);
     }
 }
 
