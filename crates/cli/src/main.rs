@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod data;
 mod dialogue;
+mod grpo;
 mod inspect;
 mod interactive;
 mod interrupt;
@@ -46,6 +47,12 @@ enum Verb {
     Synth(synth::Args),
     /// Train a model on prepared documents
     Train(train::Args),
+    /// Train a checkpoint further, on conversations
+    Sft(train::Args),
+    /// Train a checkpoint further with rounded weights, so that it loses less by the rounding
+    Qat(train::Args),
+    /// Let a checkpoint learn from its own answers, which a verifier judges
+    Grpo(grpo::Args),
     /// Text to token ids and back
     Tokenize(tokenize::Args),
     /// Logits and named intermediate tensors of given token ids
@@ -64,7 +71,10 @@ fn main() -> ExitCode {
         Verb::Serve(args) => serve::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Synth(args) => synth::run(args),
-        Verb::Train(args) => train::run(&args),
+        Verb::Train(args) => train::run(&args, train::Kind::Train),
+        Verb::Sft(args) => train::run(&args, train::Kind::Sft),
+        Verb::Qat(args) => train::run(&args, train::Kind::Qat),
+        Verb::Grpo(args) => grpo::run(&args),
         Verb::Tokenize(args) => tokenize::run(&args),
         Verb::Logits(args) => logits::run(&args),
         Verb::Verify(args) => verify::run(&args),

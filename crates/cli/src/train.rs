@@ -1,10 +1,10 @@
-//! `cuvier train`: from prepared documents to a checkpoint.
+//! `cuvier train`, `sft` and `qat`: from prepared documents to a checkpoint.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use cuvier_train::config::TrainConfig;
 use cuvier_train::metrics::{StepMetrics, read_metrics};
 use cuvier_train::plot::{Quantity, plot};
@@ -35,11 +35,28 @@ pub struct Args {
     compute: ComputeArgs,
 }
 
+/// Which verb: what its configuration must have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Any.
+    Train,
+    /// A checkpoint to begin with.
+    Sft,
+    /// That, and `[qat]`.
+    Qat,
+}
+
 /// Runs the verb.
-pub fn run(args: &Args) -> anyhow::Result<()> {
+pub fn run(args: &Args, kind: Kind) -> anyhow::Result<()> {
     let file = args.config.display().to_string();
     let text = std::fs::read_to_string(&args.config).with_context(|| file.clone())?;
     let mut config = TrainConfig::parse(&text, &file)?;
+    if kind != Kind::Train && config.from.is_none() {
+        bail!("{file}: `from` is missing: the folder of a checkpoint to begin with");
+    }
+    if kind == Kind::Qat && config.qat.is_none() {
+        bail!("{file}: `[qat]` is missing: what is rounded, and from when on");
+    }
     config.data = args.data.clone().unwrap_or(config.data);
     config.out = args.out.clone().unwrap_or(config.out);
     std::fs::create_dir_all(&config.out).with_context(|| config.out.display().to_string())?;

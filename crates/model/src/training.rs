@@ -35,6 +35,8 @@ struct Part {
     kept: Kept,
     /// The streams after the last layer.
     streams: Matrix,
+    /// How keys are stored.
+    kv: KvFormat,
 }
 
 /// The gradients that a loss has for the logits of a [`TrainingPass`].
@@ -64,7 +66,8 @@ pub struct Losses {
 }
 
 impl Transformer {
-    /// Computes the logits of whole sequences, none of which sees another, and keeps what the way back needs.
+    /// Computes the logits of whole sequences, none of which sees another, and keeps what the way back needs. With
+    /// [`KvFormat::Fp8`] keys and index keys are rounded as in the official caches, and gradients pass straight through.
     ///
     /// # Errors
     /// If a sequence is empty, or does not fit the vocabulary or the context.
@@ -72,6 +75,7 @@ impl Transformer {
         &self,
         sequences: &[&[TokenId]],
         with_mtp: bool,
+        kv: KvFormat,
         compute: &Compute,
     ) -> Result<TrainingPass, ModelError> {
         let chunks = sequences.iter().zip(0..).map(|(tokens, id)| Chunk {
@@ -80,14 +84,14 @@ impl Transformer {
             logits: LogitRows::All,
         });
         let batch = Batch { chunks: chunks.collect() };
-        let mut states: Vec<_> = sequences.iter().map(|_| self.new_state(KvFormat::F32)).collect();
+        let mut states: Vec<_> = sequences.iter().map(|_| self.new_state(kv)).collect();
         let mut kept = Kept::default();
         let output = {
             let mut states: Vec<_> = states.iter_mut().collect();
             self.forward(&batch, &mut states, &mut Ctx::keeping(compute, &mut kept))?
         };
         let backbone =
-            Part::new(sequences.iter().map(|tokens| tokens.iter()), kept, (*output.streams).clone());
+            Part::new(sequences.iter().map(|tokens| tokens.iter()), kept, (*output.streams).clone(), kv);
         let (mtp, mtp_logits) = match &self.mtp {
             Some(mtp) if with_mtp && sequences.iter().any(|tokens| tokens.len() > 1) => {
                 let (part, logits) = self.mtp_pass(mtp, sequences, &backbone, compute);
@@ -187,8 +191,8 @@ impl Transformer {
     ) -> (Part, Lent) {
         let mut kept = Kept::default();
         let next = sequences.iter().map(|tokens| tokens[1..].iter());
-        let mut part = Part::new(next, Kept::default(), Matrix::default());
-        let mut states: Vec<_> = sequences.iter().map(|_| self.new_state(KvFormat::F32)).collect();
+        let mut part = Part::new(next, Kept::default(), Matrix::default(), backbone.kv);
+        let mut states: Vec<_> = sequences.iter().map(|_| self.new_state(backbone.kv)).collect();
         let mut states: Vec<_> = states.iter_mut().filter_map(|state| state.mtp.as_mut()).collect();
         let angles = self.tables.sliding.angles(compute, &part.positions);
         let from_backbone = backbone.streams_with_next();
@@ -249,9 +253,10 @@ impl Part {
         sequences: impl Iterator<Item = impl ExactSizeIterator<Item = &'t TokenId>>,
         kept: Kept,
         streams: Matrix,
+        kv: KvFormat,
     ) -> Self {
         let mut part =
-            Self { tokens: Vec::new(), positions: Vec::new(), segments: Vec::new(), kept, streams };
+            Self { tokens: Vec::new(), positions: Vec::new(), segments: Vec::new(), kept, streams, kv };
         for sequence in sequences {
             let start = part.tokens.len();
             part.positions.extend(0..sequence.len() as u32);
@@ -262,8 +267,8 @@ impl Part {
     }
 
     fn step<'a>(&'a self, angles: &'a RopeAngles) -> Step<'a> {
-        let Self { tokens, positions, segments, .. } = self;
-        Step { tokens, positions, segments, angles, kv: KvFormat::F32 }
+        let Self { tokens, positions, segments, kv, .. } = self;
+        Step { tokens, positions, segments, angles, kv: *kv }
     }
 
     /// The streams at the tokens that have a next one.

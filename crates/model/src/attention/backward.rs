@@ -1,9 +1,9 @@
 //! The way back through attention.
 
 use cuvier_kernels::{
-    Activations, AttentionBackwardConfig, AttentionGradients, Compute, Entries, Lent, Rotation, Selection,
-    Store, WholeSequence, attention_backward, decoded, gemm_grouped, matmul, norm_and_rope,
-    rms_norm_backward, rms_norm_in_place, rope,
+    Activations, AttentionBackwardConfig, AttentionGradients, Compute, Entries, KvFormat, Lent, Rotation,
+    Selection, Store, WholeSequence, attention_backward, decoded, encode_entries, gemm_grouped, matmul,
+    norm_and_rope, rms_norm_backward, rms_norm_in_place, rope,
 };
 use cuvier_tensor::{MatMut, MatRef, Matrix};
 
@@ -47,8 +47,13 @@ impl Attention {
         ctx: &mut Ctx<'_>,
     ) -> Lent {
         let activations = Activations::new(x.view());
-        let parts = self.projections(&activations, step, ctx);
-        let pass = self.compressor().map(|compressor| compressor.again(&activations, step, &self.table, ctx));
+        let mut parts = self.projections(&activations, step, ctx);
+        let mut pass =
+            self.compressor().map(|compressor| compressor.again(&activations, step, &self.table, ctx));
+        self.round(&mut parts.kv, step, ctx);
+        if let Some(pass) = &mut pass {
+            self.round(&mut pass.entries, step, ctx);
+        }
 
         let (z_of, do_heads) = self.output_gradient(dout, step, ctx);
         let inner = self.inner_gradients(&parts, pass.as_ref(), selection, &do_heads, step, ctx);
@@ -77,6 +82,19 @@ impl Attention {
         match &self.compressed {
             Compressed::Sliding => None,
             Compressed::Hca { compressor } | Compressed::Csa { compressor, .. } => Some(compressor),
+        }
+    }
+
+    /// Keys as they are once they were stored.
+    fn round(&self, keys: &mut Matrix, step: &Step<'_>, ctx: &Ctx<'_>) {
+        if step.kv == KvFormat::F32 {
+            return;
+        }
+        let codec = self.codec(step.kv);
+        let mut bytes = ctx.matrix(keys.rows(), codec.row_bytes());
+        encode_entries(ctx.compute, &codec, keys.view(), bytes.view_mut());
+        for row in 0..keys.rows() {
+            codec.decode_row(bytes.row(row), keys.row_mut(row));
         }
     }
 

@@ -2,8 +2,8 @@
 //! attention not from it.
 
 use cuvier_kernels::{
-    Activations, IndexGradients, RopeTable, Rotation, Selection, WholeSequence, hadamard, index_backward,
-    rope, scale,
+    Activations, IndexGradients, KvFormat, RopeTable, Rotation, Selection, WholeSequence, encode_index_keys,
+    hadamard, index_backward, rope, scale,
 };
 use cuvier_tensor::{MatRef, Matrix};
 
@@ -42,6 +42,9 @@ impl Indexer {
         let input = IndexInput { x: x_of, qr: qr_of, step, table };
         let mut pass = self.compressor.again(x_of, step, table, ctx);
         hadamard(c, pass.entries.view_mut());
+        if step.kv == KvFormat::Fp8 {
+            self.round(&mut pass.entries, step, ctx);
+        }
         let (mut q, w) = (self.queries(&input, ctx), self.weights(x_of, ctx));
         q.reshape(self.index_n_heads * self.index_head_dim);
         let mut end = 0;
@@ -72,5 +75,15 @@ impl Indexer {
         gradients.with("wq_b.weight", |sum| add_weight_gradient(c, dq.view(), qr, sum.view_mut()));
         scale(c, dw.view_mut(), self.weight_factor());
         gradients.with("weights_proj.weight", |sum| add_weight_gradient(c, dw.view(), x, sum.view_mut()));
+    }
+
+    /// Keys as they are once they were stored.
+    fn round(&self, keys: &mut Matrix, step: &Step<'_>, ctx: &Ctx<'_>) {
+        let codec = self.codec(step.kv);
+        let mut bytes = ctx.matrix(keys.rows(), codec.row_bytes());
+        encode_index_keys(ctx.compute, &codec, keys.view(), bytes.view_mut());
+        for row in 0..keys.rows() {
+            codec.decode_row(bytes.row(row), keys.row_mut(row));
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cuvier_kernels::cross_entropy;
 use cuvier_model::{
-    Compute, Isa, LogitGradients, Matrix, Objective, Parameters, TokenId, TrainingPass, Transformer,
+    Compute, Isa, KvFormat, LogitGradients, Matrix, Objective, Parameters, TokenId, TrainingPass, Transformer,
 };
 use cuvier_weights::synth::{self, SynthOptions};
 use cuvier_weights::{Checkpoint, ModelConfig, Precision};
@@ -60,7 +60,8 @@ fn compute(threads: usize) -> Compute {
 fn gradients(case: &mut Case, mtp: f32, compute: &Compute) -> (f64, Parameters) {
     let documents: Vec<&[TokenId]> = case.documents.iter().map(Vec::as_slice).collect();
     let mut sums = case.model.parameters(compute).zeros_like();
-    let pass = case.model.training_pass(&documents, mtp > 0.0, compute).expect("the pass runs");
+    let pass =
+        case.model.training_pass(&documents, mtp > 0.0, KvFormat::F32, compute).expect("the pass runs");
     let (loss, dlogits) = loss(&documents, pass_logits(&pass), mtp, compute);
     case.model.backward(&pass, dlogits, &Objective::default(), &mut sums, compute);
     (loss, sums)
@@ -178,7 +179,9 @@ fn later_tokens_and_other_documents_change_no_earlier_logits() {
     let vocab = case.model.config().vocab_size;
     let pass = |documents: &[Vec<TokenId>]| {
         let documents: Vec<&[TokenId]> = documents.iter().map(Vec::as_slice).collect();
-        pass_logits(&case.model.training_pass(&documents, true, &compute).expect("the pass runs"))
+        pass_logits(
+            &case.model.training_pass(&documents, true, KvFormat::F32, &compute).expect("the pass runs"),
+        )
     };
     let (before, ahead_before) = pass(&case.documents);
     for changed in [1, 4, 64, 127, 128, 149] {

@@ -84,7 +84,7 @@ pub struct Qat {
     pub begin: f64,
     /// Routed experts to FP4.
     pub experts: bool,
-    /// The indexer's queries and keys to FP4.
+    /// What attention stores, as the official caches do: the indexer's queries and keys to FP4, all other keys to FP8.
     pub indexer: bool,
 }
 

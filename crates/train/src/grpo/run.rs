@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use cuvier_encoding::{Generation, Tokenizer};
 use cuvier_engine::EngineError;
-use cuvier_kernels::Compute;
+use cuvier_kernels::{Compute, KvFormat};
 use cuvier_model::{LogitGradients, Transformer};
 use cuvier_types::TokenId;
 use cuvier_weights::{Checkpoint, ModelConfig, Precision};
@@ -169,6 +169,8 @@ impl<'a> Run<'a> {
             schedule: schedule(config),
             loss: LossWeights { balance: 0.0, indexer: 0.0 },
             clip: config.clip,
+            qat: None,
+            next_step: 0,
         });
         let threads = NonZeroUsize::new(compute.threads()).unwrap_or(NonZeroUsize::MIN);
         let began = Instant::now();
@@ -205,7 +207,8 @@ impl<'a> Run<'a> {
         let mut sums = Sums::default();
         let (policy, reference) = (self.config.policy, &self.reference);
         let grad_norm = self.trainer.step_on(&sequences, step, compute, &mut |part, pass| {
-            let of_reference = reference.training_pass(&sequences[part.clone()], false, compute);
+            let of_reference =
+                reference.training_pass(&sequences[part.clone()], false, KvFormat::F32, compute);
             let mut reference_logits = of_reference.map(|pass| pass.logits).unwrap_or_default();
             let spans = spans(&sequences[part.clone()], &batch.rollouts[part.clone()]);
             let reference = target_logprobs(compute, &mut reference_logits, &sequences[part.clone()]);

@@ -2,6 +2,7 @@
 
 mod loss;
 mod micro;
+mod rounding;
 mod run;
 mod step;
 

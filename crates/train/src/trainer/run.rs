@@ -317,6 +317,8 @@ impl<'a> Run<'a> {
             schedule: Schedule::new(config.schedule.clone(), steps.unwrap_or(u64::MAX)),
             loss: config.loss,
             clip: config.clip,
+            qat: config.qat,
+            next_step: progress.step,
         });
         let tokens_per_step = config.schedule.tokens_per_step as usize;
         let stages = config.schedule.stages.iter().zip(0..);

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use cuvier_kernels::Compute;
+use cuvier_kernels::{Compute, KvFormat};
 use cuvier_model::{LogitGradients, ModelError, Objective, Parameters, TokenId, TrainingPass, Transformer};
 
 use super::loss::{Targets, cross_entropy_of};
 use super::micro::parts;
-use crate::config::LossWeights;
+use super::rounding::with_fp4_experts;
+use crate::config::{LossWeights, Qat};
 use crate::data::Document;
 use crate::optim::schedule::{Schedule, StageAttention};
 use crate::optim::{Optimizer, clip};
@@ -31,6 +32,10 @@ pub struct TrainerParts {
     pub loss: LossWeights,
     /// Gradients are scaled down to this norm.
     pub clip: f64,
+    /// Rounding in the forward pass.
+    pub qat: Option<Qat>,
+    /// The step that comes first.
+    pub next_step: u64,
 }
 
 /// A model in training.
@@ -74,7 +79,7 @@ impl Trainer {
         let gradients = parts.parameters.zeros_like();
         let index_topk = parts.model.config().index_topk;
         let mut trainer = Self { parts, gradients, index_topk };
-        trainer.place();
+        trainer.place(trainer.parts.next_step);
         trainer
     }
 
@@ -125,7 +130,8 @@ impl Trainer {
     ) -> Result<f64, ModelError> {
         self.gradients.iter_mut().for_each(|(_, gradient)| gradient.data_mut().fill(0.0));
         for part in parts(sequences) {
-            let mut pass = self.parts.model.training_pass(&sequences[part.clone()], false, c)?;
+            let mut pass =
+                self.parts.model.training_pass(&sequences[part.clone()], false, self.kv(step), c)?;
             let dlogits = loss(part, &mut pass);
             self.parts.model.backward(&pass, dlogits, &Objective::default(), &mut self.gradients, c);
         }
@@ -168,11 +174,12 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::step`].
     pub fn held_out(&mut self, documents: &[&Document], c: &Compute) -> Result<(f64, usize), ModelError> {
+        let kv = self.kv(self.parts.next_step);
         let (mut sum, mut count) = (0.0, 0);
         for part in parts(&sequences(documents)) {
             let documents = &documents[part];
             let targets = Targets::next(documents);
-            let mut pass = self.parts.model.training_pass(&sequences(documents), false, c)?;
+            let mut pass = self.parts.model.training_pass(&sequences(documents), false, kv, c)?;
             sum += cross_entropy_of(c, &mut pass.logits, &targets, 0.0);
             count += targets.count();
         }
@@ -188,6 +195,7 @@ impl Trainer {
         c: &Compute,
     ) -> Result<(StepReport, BTreeMap<String, Vec<u64>>), ModelError> {
         self.gradients.iter_mut().for_each(|(_, gradient)| gradient.data_mut().fill(0.0));
+        let kv = self.kv(self.parts.next_step);
         let model = &self.parts.model;
         let loss = self.parts.loss;
         let with_mtp = model.mtp().is_some() && mtp_weight > 0.0;
@@ -199,7 +207,7 @@ impl Trainer {
         let mut loads: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for part in parts(&sequences(documents)) {
             let documents = &documents[part];
-            let mut pass = model.training_pass(&sequences(documents), with_mtp, c)?;
+            let mut pass = model.training_pass(&sequences(documents), with_mtp, kv, c)?;
             add_loads(&mut loads, pass.loads(model));
             let per_token = 1.0 / counts.next.max(1) as f32;
             let mut logits = std::mem::take(&mut pass.logits);
@@ -229,7 +237,7 @@ impl Trainer {
         let grad_norm = clip(c, &mut self.gradients, self.parts.clip);
         let rate = self.parts.schedule.rate(step);
         self.parts.optimizer.step(c, rate, &mut self.parts.parameters, &self.gradients);
-        self.place();
+        self.place(step + 1);
         grad_norm
     }
 
@@ -238,10 +246,28 @@ impl Trainer {
         Arc::get_mut(&mut self.parts.model).expect("a model that learns is not shared")
     }
 
-    /// Puts weights and biases into the model.
-    fn place(&mut self) {
+    /// Whether rounding has begun at a step.
+    fn rounding(&self, step: u64) -> Option<Qat> {
+        let begins = |qat: &Qat| step as f64 >= qat.begin * self.parts.schedule.steps() as f64;
+        self.parts.qat.filter(begins)
+    }
+
+    fn kv(&self, step: u64) -> KvFormat {
+        match self.rounding(step) {
+            Some(Qat { indexer: true, .. }) => KvFormat::Fp8,
+            _ => KvFormat::F32,
+        }
+    }
+
+    /// Puts weights and biases into the model, as step `next_step` uses them.
+    fn place(&mut self, next_step: u64) {
+        let rounded = match self.rounding(next_step) {
+            Some(Qat { experts: true, .. }) => Some(with_fp4_experts(&self.parts.parameters)),
+            _ => None,
+        };
+        self.parts.next_step = next_step;
         let model = Arc::get_mut(&mut self.parts.model).expect("a model that learns is not shared");
-        model.set_parameters(&self.parts.parameters);
+        model.set_parameters(rounded.as_ref().unwrap_or(&self.parts.parameters));
         for (name, bias) in model.router_biases() {
             bias.copy_from_slice(&self.parts.routers.biases[&name]);
         }
