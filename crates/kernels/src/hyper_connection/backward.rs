@@ -276,11 +276,12 @@ pub fn hc_head_backward(
     for row in 0..streams.rows() {
         let (projections, square_sum) = projections.row(row).split_at(n);
         let factor = inverse_rms(square_sum[0], streams.cols(), cfg.norm_eps);
-        for j in 0..n {
-            let m = projections[j] * factor;
-            let share = 1.0 / (1.0 + (-(m * params.scale + params.base[j])).exp());
-            parts.m.row_mut(row)[j] = m;
-            parts.dlogits.row_mut(row)[j] = dpre.row(row)[j] * share * (1.0 - share);
+        let m = parts.m.row_mut(row);
+        m.iter_mut().zip(projections).for_each(|(m, projection)| *m = projection * factor);
+        let dlogits = parts.dlogits.row_mut(row).iter_mut().zip(dpre.row(row));
+        for ((dlogit, dpre), (m, base)) in dlogits.zip(m.iter().zip(&params.base)) {
+            let share = 1.0 / (1.0 + (-(m * params.scale + base)).exp());
+            *dlogit = dpre * share * (1.0 - share);
         }
     }
     parts.finish(c, streams, &projections, &params.r#fn, (&[params.scale], |_| 0), cfg, gradients, dstreams);
