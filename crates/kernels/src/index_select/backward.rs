@@ -9,6 +9,9 @@ use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
 use crate::{Compute, DisjointRows, Lent, WholeSequence};
 
+#[cfg(test)]
+mod tests;
+
 /// Tokens whose gradients of keys are summed by one task, at least.
 const CHUNK_TOKENS_MIN: usize = 64;
 /// Tasks of one sequence, at most: each sums the gradients of all its keys for itself.
