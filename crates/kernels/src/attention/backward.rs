@@ -13,6 +13,9 @@ mod token;
 
 use token::Token;
 
+#[cfg(test)]
+mod tests;
+
 /// Heads that go through the keys together.
 const HEADS: usize = 4;
 
@@ -86,6 +89,7 @@ pub struct AttentionGradients {
 ///
 /// # Panics
 /// If the shapes disagree or sequences are not in order.
+#[expect(clippy::too_many_arguments, reason = "a forward operation and the gradient of its output")]
 pub fn attention_backward(
     c: &Compute,
     q: MatRef<'_>,

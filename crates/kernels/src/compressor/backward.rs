@@ -7,6 +7,9 @@ use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
 use crate::{Compute, DisjointRows};
 
+#[cfg(test)]
+mod tests;
+
 /// Gradient of [`compress`](crate::compress()) for the rows of one whole sequence: with the weights `w` of the softmax
 /// and the entry `e = sum of w K`, in every channel
 ///

@@ -68,6 +68,7 @@ pub fn replicate_backward(c: &Compute, x: MatRef<'_>, parts: usize) -> Lent {
 mod tests {
     use super::*;
     use crate::Isa;
+    use crate::testing::{assert_gradient, differences, drawn, everywhere};
     use cuvier_tensor::Matrix;
     use std::num::NonZeroUsize;
 
@@ -80,5 +81,20 @@ mod tests {
         add(&c, x.view_mut(), y.view());
         scale(&c, x.view_mut(), 0.5);
         assert_eq!(*x, *replicate(&c, y.view(), 3));
+    }
+
+    #[test]
+    fn the_gradient_of_a_row_is_the_sum_of_those_of_its_copies() {
+        for (cols, parts) in [(1, 1), (3, 4), (17, 2), (33, 8)] {
+            let (x, dout) = (drawn(3, cols, 1), drawn(3, cols * parts, 2));
+            let got = everywhere(|c| replicate_backward(c, dout.view(), parts).data().to_vec());
+            let loss_of_row = |row: usize, x: &[f64]| -> f64 {
+                let copies = dout.row(row).chunks_exact(cols);
+                copies.flat_map(|d| d.iter().zip(x)).map(|(&d, x)| f64::from(d) * x).sum()
+            };
+            let of_row = |row: usize| differences(x.row(row), |x| loss_of_row(row, x));
+            let exact: Vec<f64> = (0..3).flat_map(of_row).collect();
+            assert_gradient(&got, &exact, &format!("{parts} copies of {cols}"));
+        }
     }
 }

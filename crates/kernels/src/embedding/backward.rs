@@ -2,6 +2,9 @@
 
 use cuvier_tensor::{MatMut, MatRef};
 
+#[cfg(test)]
+mod tests;
+
 /// Gradient of [`embed`](crate::embed()) for its table: adds each token's gradient to the row of its id, token by
 /// token.
 ///

@@ -6,6 +6,9 @@ use super::{Chosen, ExpertWeights, Plan};
 use crate::gemm::decoded;
 use crate::{Activations, Compute, Lent, Store, gemm, matmul, matmul_transposed, swiglu_backward};
 
+#[cfg(test)]
+mod tests;
+
 /// The gradients of one expert's weights, shaped as [`ExpertWeights`]; added to.
 #[derive(Debug)]
 pub struct ExpertGradients<'a> {

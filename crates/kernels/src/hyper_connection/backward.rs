@@ -276,14 +276,35 @@ pub fn hc_head_backward(
     for row in 0..streams.rows() {
         let (projections, square_sum) = projections.row(row).split_at(n);
         let factor = inverse_rms(square_sum[0], streams.cols(), cfg.norm_eps);
-        for j in 0..n {
-            let m = projections[j] * factor;
-            let share = 1.0 / (1.0 + (-(m * params.scale + params.base[j])).exp());
-            parts.m.row_mut(row)[j] = m;
-            parts.dlogits.row_mut(row)[j] = dpre.row(row)[j] * share * (1.0 - share);
-        }
+        let m = parts.m.row_mut(row);
+        m.iter_mut().zip(projections).for_each(|(m, projection)| *m = projection * factor);
+        let HcHead { scale, ref base, .. } = *params;
+        let dlogits = parts.dlogits.row_mut(row);
+        c.isa().dispatch(HeadLogits { m, scale, base, dpre: dpre.row(row), dlogits });
     }
     parts.finish(c, streams, &projections, &params.r#fn, (&[params.scale], |_| 0), cfg, gradients, dstreams);
+}
+
+/// `dlogits = dpre * share * (1 - share)` with `share = sigmoid(m * scale + base)`, of one token.
+struct HeadLogits<'a> {
+    m: &'a [f32],
+    scale: f32,
+    base: &'a [f32],
+    dpre: &'a [f32],
+    dlogits: &'a mut [f32],
+}
+
+impl Vectorized for HeadLogits<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // A number per stream, of which there are fewer than lanes.
+        let m = s.mul(s.load_partial(self.m, 0.0), s.splat(self.scale));
+        let share = sigmoid(s, s.add(m, s.load_partial(self.base, 0.0)));
+        let slope = s.mul(share, s.sub(s.splat(1.0), share));
+        s.store_partial(s.mul(s.load_partial(self.dpre, 0.0), slope), self.dlogits);
+    }
 }
 
 /// The shares that [`hc_head`](crate::hc_head()) gives the streams, `[tokens, hc_mult]`.

@@ -1,7 +1,5 @@
 //! The way back through the steps that make a square nearly doubly stochastic.
 
-#![expect(clippy::needless_range_loop, reason = "loops of constant length over rows and columns alike")]
-
 use crate::simd::Simd;
 
 /// Squares of `N` by `N`, a vector per number: the same number of sixteen tokens.

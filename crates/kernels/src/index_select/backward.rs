@@ -9,6 +9,9 @@ use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
 use crate::{Compute, DisjointRows, Lent, WholeSequence};
 
+#[cfg(test)]
+mod tests;
+
 /// Tokens whose gradients of keys are summed by one task, at least.
 const CHUNK_TOKENS_MIN: usize = 64;
 /// Tasks of one sequence, at most: each sums the gradients of all its keys for itself.
@@ -161,14 +164,20 @@ impl Vectorized for Token<'_> {
         };
         let scores: Vec<f32> = list.iter().map(|&entry| score(entry)).collect();
         let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f32 = scores.iter().map(|score| (score - max).exp()).sum();
+        let mut shares = scores.clone();
+        for part in shares.chunks_mut(LANES) {
+            s.store_partial(s.exp(s.sub(s.load_partial(part, max), s.splat(max))), part);
+        }
+        let sum: f32 = shares.iter().sum();
+        shares.iter_mut().for_each(|share| *share /= sum);
+        let log_sum = max + sum.ln();
         let mut loss = 0.0;
-        for ((&entry, score), mass) in list.iter().zip(&scores).zip(mass) {
-            let (target, log_share) = (mass / total, score - max - sum.ln());
+        for (((&entry, score), share), mass) in list.iter().zip(&scores).zip(&shares).zip(mass) {
+            let target = mass / total;
             if target > 0.0 {
-                loss += target * (target.ln() - log_share);
+                loss += target * (target.ln() - (score - log_sum));
             }
-            let dscore = per_token * (log_share.exp() - target);
+            let dscore = per_token * (share - target);
             let dkey = &mut sums[entry as usize * dim..][..dim];
             for (((q, &w), dq), dw) in q.chunks_exact(dim).zip(w).zip(dq.chunks_exact_mut(dim)).zip(&mut *dw)
             {

@@ -117,22 +117,22 @@ impl Panel<'_> {
             for vector in (0..self.cols.len().div_ceil(LANES)).step_by(V) {
                 match count {
                     1 => {
-                        s.apart(Tile::<1, V> { panel: self, first, vector, part: part.clone(), b, is_first })
+                        s.apart(Tile::<1, V> { panel: self, first, vector, part: part.clone(), b, is_first });
                     }
                     2 => {
-                        s.apart(Tile::<2, V> { panel: self, first, vector, part: part.clone(), b, is_first })
+                        s.apart(Tile::<2, V> { panel: self, first, vector, part: part.clone(), b, is_first });
                     }
                     3 => {
-                        s.apart(Tile::<3, V> { panel: self, first, vector, part: part.clone(), b, is_first })
+                        s.apart(Tile::<3, V> { panel: self, first, vector, part: part.clone(), b, is_first });
                     }
                     4 => {
-                        s.apart(Tile::<4, V> { panel: self, first, vector, part: part.clone(), b, is_first })
+                        s.apart(Tile::<4, V> { panel: self, first, vector, part: part.clone(), b, is_first });
                     }
                     5 => {
-                        s.apart(Tile::<5, V> { panel: self, first, vector, part: part.clone(), b, is_first })
+                        s.apart(Tile::<5, V> { panel: self, first, vector, part: part.clone(), b, is_first });
                     }
                     _ => {
-                        s.apart(Tile::<6, V> { panel: self, first, vector, part: part.clone(), b, is_first })
+                        s.apart(Tile::<6, V> { panel: self, first, vector, part: part.clone(), b, is_first });
                     }
                 }
             }

@@ -7,6 +7,9 @@ use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
 use crate::{Compute, DisjointRows};
 
+#[cfg(test)]
+mod tests;
+
 /// Gradient of [`rms_norm_in_place`](crate::rms_norm_in_place()): with `r = 1 / sqrt(mean(x²) + eps)` and
 /// `e = dout * weight`
 ///

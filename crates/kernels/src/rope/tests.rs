@@ -1,6 +1,8 @@
 use super::*;
 use crate::rms_norm_in_place;
-use crate::testing::{Fixture, U, assert_within, everywhere, scalar, uniform};
+use crate::testing::{
+    Fixture, U, assert_gradient, assert_within, differences, drawn, everywhere, scalar, uniform,
+};
 
 /// The table of layers with compression.
 fn compress_table(dim: usize) -> RopeTable {
@@ -158,5 +160,34 @@ fn a_token_alone_is_the_token_in_a_batch() {
             Rotation::Forward,
         );
         assert_eq!(batch[range], got, "token {token}");
+    }
+}
+
+#[test]
+fn the_gradient_of_either_rotation_is_the_other_one() {
+    let (heads, dim, rope_dim, tokens) = (3, 11, 8, 5);
+    let angles = compress_table(rope_dim).angles(&scalar(), &[0, 1, 7, 1000, 900_000]);
+    let (x, dout) = (drawn(tokens * heads, dim, 1), drawn(tokens * heads, dim, 2));
+    for (direction, back, sign) in
+        [(Rotation::Forward, Rotation::Inverse, 1.0), (Rotation::Inverse, Rotation::Forward, -1.0)]
+    {
+        let loss_of_row = |row: usize, x: &[f64]| -> f64 {
+            let (mut turned, (cos, sin)) =
+                (x.to_vec(), (angles.cos.row(row / heads), angles.sin.row(row / heads)));
+            for (pair, (&cos, &sin)) in turned[dim - rope_dim..].chunks_exact_mut(2).zip(cos.iter().zip(sin))
+            {
+                let (a, b, cos, sin) = (pair[0], pair[1], f64::from(cos), sign * f64::from(sin));
+                (pair[0], pair[1]) = (a * cos - b * sin, a * sin + b * cos);
+            }
+            turned.iter().zip(dout.row(row)).map(|(x, &d)| x * f64::from(d)).sum()
+        };
+        let of_row = |row: usize| differences(x.row(row), |x| loss_of_row(row, x));
+        let exact: Vec<f64> = (0..tokens * heads).flat_map(of_row).collect();
+        let got = everywhere(|c| {
+            let mut dx = dout.clone();
+            rope(c, dx.view_mut(), heads, &angles, back);
+            dx.into_vec()
+        });
+        assert_gradient(&got, &exact, &format!("{direction:?}"));
     }
 }

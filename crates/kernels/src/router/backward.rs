@@ -10,6 +10,9 @@ use crate::router::score::score;
 use crate::simd::{LANES, Simd};
 use crate::{Compute, DisjointRows, Isa};
 
+#[cfg(test)]
+mod tests;
+
 /// Logits per task, at least.
 const LOGITS_PER_TASK_MIN: usize = 1 << 12;
 

@@ -6,6 +6,9 @@ use crate::isa::Vectorized;
 use crate::simd::{LANES, Simd};
 use crate::{Compute, DisjointRows};
 
+#[cfg(test)]
+mod tests;
+
 /// Gradient of `out = weight * swiglu(gate, up)`, see [`swiglu`](crate::swiglu()), and `out` itself once more. With
 /// `g = min(gate, limit)`, `u = clamp(up, -limit, limit)` and `z = 1 / (1 + exp(-g))`:
 ///

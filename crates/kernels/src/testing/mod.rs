@@ -5,8 +5,10 @@ use std::num::NonZeroUsize;
 use crate::{Compute, Isa};
 
 mod fixture;
+mod gradient;
 
 pub(crate) use fixture::Fixture;
+pub(crate) use gradient::{assert_gradient, differences, differences_of, drawn, wide};
 
 /// Half the distance from 1 to the next f32: what one rounding may change, relatively.
 pub(crate) const U: f64 = f32::EPSILON as f64 / 2.0;

@@ -36,6 +36,7 @@ impl Attention {
     ///
     /// The parts of the forward pass are computed once more; `selection` is what the indexer chose then. With
     /// `indexer`, its loss is found too, and the gradients of its weights; see [`IndexerLoss`].
+    #[expect(clippy::too_many_arguments, reason = "a forward pass, its losses, and where gradients go")]
     pub(crate) fn backward(
         &self,
         x: &Matrix,

@@ -55,6 +55,7 @@ impl Compressor {
 
     /// Adds the gradients of the weights; `dentries` are those of the entries. Where `dx` is given, adds the gradient of
     /// the inputs to it.
+    #[expect(clippy::too_many_arguments, reason = "a forward pass, and where gradients go")]
     pub(crate) fn backward(
         &self,
         pass: &CompressorPass,

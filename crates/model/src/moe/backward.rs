@@ -22,6 +22,7 @@ impl Moe {
     /// `x`: the normed input of the forward pass; `dout`: the gradient of its output, both `[tokens, hidden_size]`;
     /// `routing`: where the router sent the tokens then. Returns the gradient of `x`, and the sum over sequences of
     /// length times balance loss; that is 0 where the router goes by hash.
+    #[expect(clippy::too_many_arguments, reason = "a forward pass, its loss, and where gradients go")]
     pub(crate) fn backward(
         &self,
         x: &Matrix,

@@ -30,7 +30,7 @@ impl Transformer {
                     parameters.insert(name, Matrix::from_vec(numbers.data().to_vec(), weight.cols()));
                 }
                 Slot::Numbers(numbers, cols) => {
-                    parameters.insert(name, Matrix::from_vec(numbers.clone(), cols))
+                    parameters.insert(name, Matrix::from_vec(numbers.clone(), cols));
                 }
                 Slot::Connection(hc) => {
                     let (r#fn, base, scale) = hc.weights();

@@ -1,7 +1,5 @@
 //! One token's part of the gradients.
 
-#![expect(clippy::needless_range_loop, reason = "loops of constant length, which must unroll into registers")]
-
 use super::{AttentionBackwardConfig, HEADS};
 use crate::simd::{LANES, Lanes, Simd};
 

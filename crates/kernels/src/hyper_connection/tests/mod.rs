@@ -4,8 +4,11 @@ use cuvier_tensor::Matrix;
 use super::*;
 use crate::testing::{Fixture, U, assert_within, everywhere, scalar, uniform};
 
+mod expand_gradient;
 mod mix;
+mod mix_gradient;
 mod square;
+mod square_gradient;
 mod streams;
 
 /// The constants of the released models, for `hc_mult` streams.

@@ -27,7 +27,7 @@ fn squares_of_every_size_stay_within_the_bound() {
 }
 
 /// Nearly triangular: converges so slowly that every round still shows after twenty.
-const SLOW: [f32; 16] = [
+pub(super) const SLOW: [f32; 16] = [
     0.0, -2.0, 1.0, 0.5, //
     -30.0, 0.0, -1.0, 2.0, //
     -30.0, -30.0, 0.0, 1.0, //
