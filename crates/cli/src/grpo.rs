@@ -16,7 +16,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Checkpoint to begin with, instead of the configuration's `from`
-    #[arg(short, long = "model", value_name = "DIR")]
+    #[arg(short = 'm', long = "model", value_name = "DIR")]
     from: Option<PathBuf>,
     /// Folder of prepared documents, instead of the configuration's `data`
     #[arg(long, value_name = "DIR")]
