@@ -69,10 +69,22 @@ impl<'a> Ctx<'a> {
 
     /// Shows `tensor` to the probe under the current layer's prefix.
     pub(crate) fn probe(&mut self, name: &str, tensor: &Matrix) {
+        self.show(name, |probe, name| probe.record(name, tensor.rows(), tensor.data()));
+    }
+
+    /// Shows ids to the probe, each as the number that it is.
+    pub(crate) fn probe_ids(&mut self, name: &str, ids: &Matrix<u16>) {
+        self.show(name, |probe, name| {
+            let numbers: Vec<f32> = ids.data().iter().map(|&id| f32::from(id)).collect();
+            probe.record(name, ids.rows(), &numbers);
+        });
+    }
+
+    fn show(&mut self, name: &str, record: impl FnOnce(&mut dyn Probe, &str)) {
         if let Some(probe) = &mut self.probe {
             let name = if self.layer.is_empty() { name.to_owned() } else { format!("{}.{name}", self.layer) };
             if probe.wants(&name) {
-                probe.record(&name, tensor.rows(), tensor.data());
+                record(&mut **probe, &name);
             }
         }
     }
@@ -80,7 +92,11 @@ impl<'a> Ctx<'a> {
 
 /// The names a probe may ask for in every layer, behind `layers.N.`; a layer without the part records nothing.
 /// Outside layers there are `embed` and `norm`.
-pub const PROBE_NAMES: [&str; 11] = [
+///
+/// `hc_attn.comb` and `hc_ffn.comb` are `[tokens, hc_mult * hc_mult]`: entry `hc_mult * j + k` is what stream `j` before
+/// the sublayer gives to stream `k` behind it. `ffn.experts` is `[tokens, num_experts_per_tok]`: ids, as numbers.
+pub const PROBE_NAMES: [&str; 14] = [
+    "hc_attn.comb",
     "attn.in",
     "attn.q",
     "attn.kv",
@@ -88,8 +104,10 @@ pub const PROBE_NAMES: [&str; 11] = [
     "attn.indexer.keys",
     "attn.o",
     "attn.out",
+    "hc_ffn.comb",
     "ffn.in",
     "ffn.gate",
+    "ffn.experts",
     "ffn.out",
     "streams",
 ];

@@ -32,12 +32,14 @@ impl Layer {
         ctx: &mut Ctx<'_>,
     ) {
         let (x, mix) = self.hc_attn.pre(streams, &self.attn_norm, ctx);
+        ctx.probe("hc_attn.comb", &mix.comb);
         ctx.probe("attn.in", &x);
         let x = self.attn.forward(&x, step, states, ctx);
         ctx.probe("attn.out", &x);
         self.hc_attn.post(streams, &x, &mix, ctx);
 
         let (x, mix) = self.hc_ffn.pre(streams, &self.ffn_norm, ctx);
+        ctx.probe("hc_ffn.comb", &mix.comb);
         ctx.probe("ffn.in", &x);
         let x = self.ffn.forward(&x, step.tokens, ctx);
         ctx.probe("ffn.out", &x);

@@ -60,7 +60,7 @@ impl Moe {
         let mut logits = ctx.matrix(tokens.len(), self.gate.weight.rows());
         gemm(ctx.compute, x, &self.gate.weight, logits.view_mut());
         ctx.probe("ffn.gate", &logits);
-        match &self.gate.selection {
+        let routing = match &self.gate.selection {
             Selection::Score { bias } => route_by_score(
                 ctx.compute,
                 logits.view(),
@@ -71,7 +71,9 @@ impl Moe {
             Selection::Hash { tid2eid } => {
                 route_by_hash(ctx.compute, logits.view(), tid2eid, tokens, self.routed_scaling_factor)
             }
-        }
+        };
+        ctx.probe_ids("ffn.experts", &routing.ids);
+        routing
     }
 
     fn shared(&self, x: &Activations<'_>, ctx: &mut Ctx<'_>) -> Lent {

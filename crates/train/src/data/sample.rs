@@ -168,6 +168,22 @@ impl Chat {
     }
 }
 
+impl Think {
+    /// All of them, the shortest first.
+    pub const ALL: [Self; 4] = [Self::Off, Self::Low, Self::High, Self::Max];
+
+    /// The name in files and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Low => "low",
+            Self::High => "high",
+            Self::Max => "max",
+        }
+    }
+}
+
 impl From<Think> for Thinking {
     fn from(think: Think) -> Self {
         match think {

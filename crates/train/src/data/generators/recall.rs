@@ -1,5 +1,7 @@
 //! Values given early in the prompt and asked for at its end, at a distance in tokens.
 
+mod haystack;
+
 use std::collections::HashSet;
 
 use cuvier_encoding::Completion;
@@ -13,6 +15,8 @@ use super::super::split::Split;
 use super::super::verdict::{Verdict, values};
 use super::super::words;
 use super::{answer_at_once, not_empty, within};
+
+pub use haystack::{Haystack, haystack};
 
 /// What is to be recalled, and over what distance.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -138,15 +142,17 @@ pub(super) fn pairs(rng: &mut Rng, n: usize, kinds: &[Kind]) -> Vec<(String, Str
     let mut pairs: Vec<(String, String)> = Vec::new();
     while pairs.len() < n {
         let kind = *rng.pick(kinds);
-        let (key, value) = (words::key(rng), value(rng, kind));
-        let overlaps = |(other_key, other): &(String, String)| {
-            *other_key == key || other.contains(&value) || value.contains(other.as_str())
-        };
-        if !pairs.iter().any(overlaps) {
-            pairs.push((key, value));
+        let pair = (words::key(rng), value(rng, kind));
+        if !pairs.iter().any(|other| are_alike(other, &pair)) {
+            pairs.push(pair);
         }
     }
     pairs
+}
+
+/// Whether two keys are the same, or one value is within the other.
+fn are_alike((key, value): &(String, String), (other_key, other): &(String, String)) -> bool {
+    other_key == key || other.contains(value.as_str()) || value.contains(other.as_str())
 }
 
 /// `The code of the red lantern is 4821.`, in several ways.
