@@ -10,7 +10,7 @@ const ROOMS: [(&str, &str); 12] = [
     ("cli", "server train eval engine encoding model weights types"),
     ("server", "encoding engine types"),
     ("train", "encoding engine model weights kernels tensor types"),
-    ("eval", "encoding engine model types"),
+    ("eval", "train encoding engine model types | weights"),
     ("engine", "scheduler model types | encoding weights"),
     ("model", "weights kernels tensor types"),
     ("weights", "tensor types"),
