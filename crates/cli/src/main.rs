@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod data;
 mod dialogue;
+mod eval;
 mod grpo;
 mod inspect;
 mod interactive;
@@ -63,6 +64,8 @@ enum Verb {
     Bench(bench::Args),
     /// Make samples to train on and to test with
     Data(data::Args),
+    /// What a model can do: scores of held-out tasks and text, with their uncertainty
+    Eval(eval::Args),
 }
 
 fn main() -> ExitCode {
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Verb::Verify(args) => verify::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Data(args) => data::run(&args),
+        Verb::Eval(args) => eval::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -42,6 +42,17 @@ impl From<Think> for Thinking {
     }
 }
 
+impl From<Think> for cuvier_train::data::Think {
+    fn from(think: Think) -> Self {
+        match think {
+            Think::Off => Self::Off,
+            Think::Low => Self::Low,
+            Think::High => Self::High,
+            Think::Max => Self::Max,
+        }
+    }
+}
+
 /// What to run it on.
 #[derive(Args, Clone, Debug)]
 pub struct ComputeArgs {

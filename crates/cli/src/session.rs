@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use cuvier_encoding::{Generation, Tokenizer};
 use cuvier_engine::TransformerModel;
-use cuvier_model::{Compute, Transformer};
+use cuvier_model::{Compute, KvFormat, Transformer};
 use cuvier_types::Bytes;
 use cuvier_weights::Checkpoint;
 
@@ -101,9 +101,16 @@ impl Opened {
     /// If `--memory` is too little, or the checkpoint or the machine refuses.
     pub fn engine_model(&self, args: &ComputeArgs) -> anyhow::Result<TransformerModel> {
         self.check_memory(args.memory)?;
-        let compute = args.compute()?;
+        self.engine_model_on(args.compute()?, args.kv.into())
+    }
+
+    /// The model for an engine, on threads that are there.
+    ///
+    /// # Errors
+    /// If the checkpoint refuses.
+    pub fn engine_model_on(&self, compute: Compute, kv: KvFormat) -> anyhow::Result<TransformerModel> {
         let transformer = Arc::new(self.transformer(&compute)?);
-        Ok(TransformerModel::new(transformer, compute, args.kv.into()))
+        Ok(TransformerModel::new(transformer, compute, kv))
     }
 
     /// The tokenizer beside it; one that has more tokens than the model is refused.
