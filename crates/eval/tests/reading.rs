@@ -55,7 +55,11 @@ fn nats_per_token_are_the_loss_of_training() {
     let calf = Calf::open();
     let passages = calf.passages();
     let document = &passages.list[0].document;
-    assert!(document.len() > 2 * 256 && document.len() % 256 != 0, "several chunks: {}", document.len());
+    assert!(
+        document.len() > 2 * 256 && !document.len().is_multiple_of(256),
+        "several chunks: {}",
+        document.len()
+    );
     let report = bpb::run(&calf.reader(), &passages, &calf.tokenizer, &mut |_, _| {}).expect("read");
 
     let mut pass =
