@@ -169,8 +169,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the position bias counts from the chunk's begin",
         file: "crates/model/src/compressor.rs",
-        from: "compressor_rows(c, k.view(), s.view(), &self.ape, ratio, step.positions, rows.view_mut());",
-        to: "let positions: Vec<u32> = step.segments.iter().flat_map(|s| 0..s.rows.len() as u32).collect();\n        compressor_rows(c, k.view(), s.view(), &self.ape, ratio, &positions, rows.view_mut());",
+        from: "compressor_rows(c, k.view(), s.view(), &self.ape, self.shape.ratio, step.positions, rows.view_mut());",
+        to: "let positions: Vec<u32> = step.segments.iter().flat_map(|s| 0..s.rows.len() as u32).collect();\n        compressor_rows(c, k.view(), s.view(), &self.ape, self.shape.ratio, &positions, rows.view_mut());",
     },
     Mutant {
         name: "the router's bias enters the weights",
@@ -265,8 +265,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "index weights are not scaled by the heads",
         file: "crates/model/src/indexer.rs",
-        from: "        scale(ctx.compute, w.view_mut(), factor as f32);",
-        to: "        scale(ctx.compute, w.view_mut(), -factor as f32);",
+        from: "        scale(ctx.compute, w.view_mut(), self.weight_factor());",
+        to: "        scale(ctx.compute, w.view_mut(), -self.weight_factor());",
     },
     Mutant {
         name: "nibbles are read high first",
