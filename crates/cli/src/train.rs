@@ -107,7 +107,10 @@ impl Reporter {
 
     fn tell(&mut self, event: &Event) {
         match event {
-            Event::Began { parameters, documents, tokens, step } => {
+            Event::Began { parameters, documents, tokens, too_long, step } => {
+                if *too_long > 0 {
+                    eprintln!("{too_long} conversations are longer than any stage's `max_len` and left out");
+                }
                 eprintln!(
                     "{parameters} parameters; {documents} documents, {tokens} tokens; from step {step}"
                 );

@@ -205,13 +205,11 @@ impl<'a> Run<'a> {
             .collect();
         let sequences: Vec<&[TokenId]> = sequences.iter().map(Vec::as_slice).collect();
         let mut sums = Sums::default();
-        let (policy, reference) = (self.config.policy, &self.reference);
+        let policy = self.config.policy;
+        let reference = self.under_reference(&sequences)?;
         let grad_norm = self.trainer.step_on(&sequences, step, compute, &mut |part, pass| {
-            let of_reference =
-                reference.training_pass(&sequences[part.clone()], false, KvFormat::F32, compute);
-            let mut reference_logits = of_reference.map(|pass| pass.logits).unwrap_or_default();
             let spans = spans(&sequences[part.clone()], &batch.rollouts[part.clone()]);
-            let reference = target_logprobs(compute, &mut reference_logits, &sequences[part.clone()]);
+            let reference = reference[part.clone()].concat();
             let mut logits = std::mem::take(&mut pass.logits);
             let new = target_logprobs(compute, &mut logits, &sequences[part.clone()]);
             let slopes = slopes(policy, &batch, part, &spans, &new, &reference, &mut sums);
@@ -221,6 +219,15 @@ impl<'a> Run<'a> {
             LogitGradients { logits, mtp_logits: None }
         })?;
         Ok(self.metrics(step, &batch, &sums, grad_norm))
+    }
+
+    /// Of each sequence, the log-probabilities of its tokens under the reference, row by row.
+    fn under_reference(&self, sequences: &[&[TokenId]]) -> Result<Vec<Vec<f32>>, TrainError> {
+        let of = |&sequence: &&[TokenId]| {
+            let mut pass = self.reference.training_pass(&[sequence], false, KvFormat::F32, self.compute)?;
+            Ok(target_logprobs(self.compute, &mut pass.logits, &[sequence]))
+        };
+        sequences.iter().map(of).collect()
     }
 
     fn judge(&self, rollouts: Vec<Rollout>, asked: &[&Question], rng: &mut Rng) -> Batch {

@@ -11,7 +11,6 @@ mod muon;
 mod newton_schulz;
 mod norm;
 mod optimizer;
-mod product;
 mod rule;
 pub mod schedule;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Muon: steps of the same size in every direction of a matrix.
 
-use cuvier_kernels::Isa;
+use cuvier_kernels::Compute;
 use cuvier_tensor::Matrix;
 
 use super::newton_schulz::{Iterations, newton_schulz};
@@ -37,7 +37,7 @@ impl Default for MuonOptions {
 ///
 /// Source: DeepSeek-V4 report, section on Muon (with Nesterov's momentum).
 pub(super) fn step(
-    isa: Isa,
+    compute: &Compute,
     options: &MuonOptions,
     rate: f32,
     weight: &mut Matrix,
@@ -51,7 +51,7 @@ pub(super) fn step(
         *ahead += mu * *momentum;
     }
     let iterations = Iterations { coarse: options.coarse_iterations, fine: options.fine_iterations };
-    let direction = newton_schulz(isa, &ahead, iterations);
+    let direction = newton_schulz(compute, &ahead, iterations);
     let longest = weight.rows().max(weight.cols()) as f32;
     let scale = rate * (longest.sqrt() * options.update_rms);
     let keep = 1.0 - rate * options.decay;
@@ -62,8 +62,10 @@ pub(super) fn step(
 
 #[cfg(test)]
 mod tests {
+    use cuvier_kernels::Isa;
+
     use super::*;
-    use crate::optim::testing::normal_matrix;
+    use crate::optim::testing::{normal_matrix, on};
 
     #[test]
     fn an_update_has_the_root_mean_square_of_its_option_at_every_shape() {
@@ -71,7 +73,7 @@ mod tests {
             let mut weight = Matrix::zeros(rows, cols);
             let mut momentum = Matrix::zeros(rows, cols);
             let gradient = normal_matrix(rows, cols, 1);
-            step(Isa::best(), &MuonOptions::default(), 1.0, &mut weight, &gradient, &mut momentum);
+            step(&on(Isa::best()), &MuonOptions::default(), 1.0, &mut weight, &gradient, &mut momentum);
             let squares: f32 = weight.data().iter().map(|w| w * w).sum();
             let rms = (squares / weight.data().len() as f32).sqrt();
             assert!((rms - 0.18).abs() < 0.0005, "[{rows}, {cols}]: {rms}");
@@ -82,14 +84,14 @@ mod tests {
     fn a_step_goes_against_the_gradient_and_weights_decay_without_one() {
         let gradient = normal_matrix(8, 12, 2);
         let (mut weight, mut momentum) = (Matrix::zeros(8, 12), Matrix::zeros(8, 12));
-        step(Isa::best(), &MuonOptions::default(), 0.1, &mut weight, &gradient, &mut momentum);
+        step(&on(Isa::best()), &MuonOptions::default(), 0.1, &mut weight, &gradient, &mut momentum);
         let along: f32 = weight.data().iter().zip(gradient.data()).map(|(w, g)| w * g).sum();
         assert!(along < 0.0, "{along}");
 
         let zeros = Matrix::zeros(8, 12);
         let (mut weight, mut momentum) = (normal_matrix(8, 12, 3), zeros.clone());
         let before = weight.clone();
-        step(Isa::best(), &MuonOptions::default(), 0.5, &mut weight, &zeros, &mut momentum);
+        step(&on(Isa::best()), &MuonOptions::default(), 0.5, &mut weight, &zeros, &mut momentum);
         for (after, before) in weight.data().iter().zip(before.data()) {
             assert_eq!(*after, before * 0.95);
         }
@@ -100,7 +102,7 @@ mod tests {
         let gradient = normal_matrix(4, 6, 4);
         let (mut weight, mut momentum) = (Matrix::zeros(4, 6), Matrix::zeros(4, 6));
         for expected in [1.0_f32, 1.95, 0.95 * 1.95 + 1.0] {
-            step(Isa::best(), &MuonOptions::default(), 0.1, &mut weight, &gradient, &mut momentum);
+            step(&on(Isa::best()), &MuonOptions::default(), 0.1, &mut weight, &gradient, &mut momentum);
             for (momentum, gradient) in momentum.data().iter().zip(gradient.data()) {
                 assert!((momentum - expected * gradient).abs() <= 1e-6 * expected.abs() * 4.0);
             }

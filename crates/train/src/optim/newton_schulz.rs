@@ -1,9 +1,7 @@
 //! The nearest orthogonal matrix, by Newton-Schulz iteration.
 
-use cuvier_kernels::Isa;
+use cuvier_kernels::{Compute, Store, matmul, transpose};
 use cuvier_tensor::Matrix;
-
-use super::product::product;
 
 /// Raises small singular values fast, and leaves all of them between 0.7 and 1.2.
 const COARSE: [f32; 3] = [3.4445, -4.7750, 2.0315];
@@ -28,7 +26,7 @@ pub(super) struct Iterations {
 /// A matrix with more rows than columns is transposed before and after, so that `x xᵀ` has the shorter side.
 ///
 /// Source: DeepSeek-V4 report, section on Muon.
-pub(super) fn newton_schulz(isa: Isa, x: &Matrix, iterations: Iterations) -> Matrix {
+pub(super) fn newton_schulz(compute: &Compute, x: &Matrix, iterations: Iterations) -> Matrix {
     let tall = x.rows() > x.cols();
     let mut x = if tall { transposed(x) } else { x.clone() };
     if !normalise(&mut x) {
@@ -40,12 +38,12 @@ pub(super) fn newton_schulz(isa: Isa, x: &Matrix, iterations: Iterations) -> Mat
     let mut change = Matrix::zeros(side, x.cols());
     let coarse = std::iter::repeat_n(COARSE, iterations.coarse);
     for [a, b, c] in coarse.chain(std::iter::repeat_n(FINE, iterations.fine)) {
-        product(isa, x.view(), transposed(&x).view(), gram.view_mut());
-        product(isa, gram.view(), gram.view(), mix.view_mut());
+        matmul(compute, x.view(), transposed(&x).view(), Store::Set, gram.view_mut());
+        matmul(compute, gram.view(), gram.view(), Store::Set, mix.view_mut());
         for (mix, gram) in mix.data_mut().iter_mut().zip(gram.data()) {
             *mix = b * gram + c * *mix;
         }
-        product(isa, mix.view(), x.view(), change.view_mut());
+        matmul(compute, mix.view(), x.view(), Store::Set, change.view_mut());
         for (x, change) in x.data_mut().iter_mut().zip(change.data()) {
             *x = a * *x + change;
         }
@@ -66,19 +64,16 @@ fn normalise(x: &mut Matrix) -> bool {
 
 fn transposed(x: &Matrix) -> Matrix {
     let mut out = Matrix::zeros(x.cols(), x.rows());
-    let rows = x.rows();
-    for row in 0..rows {
-        for (out, &x) in out.data_mut().iter_mut().skip(row).step_by(rows).zip(x.row(row)) {
-            *out = x;
-        }
-    }
+    transpose(x.view(), out.view_mut());
     out
 }
 
 #[cfg(test)]
 mod tests {
+    use cuvier_kernels::Isa;
+
     use super::*;
-    use crate::optim::testing::normal_matrix;
+    use crate::optim::testing::{normal_matrix, on};
 
     const V4: Iterations = Iterations { coarse: 8, fine: 2 };
 
@@ -158,7 +153,7 @@ mod tests {
             let before = singular_values(&x);
             assert!((before[0] - 1e-3).abs() < 1e-5 && (before[before.len() - 1] - 1.0).abs() < 1e-5);
             for isa in Isa::available() {
-                let after = singular_values(&newton_schulz(isa, &x, V4));
+                let after = singular_values(&newton_schulz(&on(isa), &x, V4));
                 let inside = after.iter().all(|value| (0.999..=1.001).contains(value));
                 assert!(inside, "{isa:?} [{rows}, {cols}]: {after:?}");
             }
@@ -167,8 +162,11 @@ mod tests {
 
     #[test]
     fn coarse_steps_alone_leave_singular_values_around_one() {
-        let after =
-            singular_values(&newton_schulz(Isa::best(), &spread(24, 40), Iterations { coarse: 8, fine: 0 }));
+        let after = singular_values(&newton_schulz(
+            &on(Isa::best()),
+            &spread(24, 40),
+            Iterations { coarse: 8, fine: 0 },
+        ));
         assert!(after.iter().all(|value| (0.6..=1.25).contains(value)), "{after:?}");
         assert!(after.iter().any(|value| (value - 1.0).abs() > 0.05), "{after:?}");
     }
@@ -176,20 +174,20 @@ mod tests {
     #[test]
     fn a_tall_matrix_gives_the_transpose_of_what_its_transpose_gives() {
         let wide = normal_matrix(12, 37, 5);
-        let of_tall = newton_schulz(Isa::best(), &transposed(&wide), V4);
-        assert_eq!(of_tall, transposed(&newton_schulz(Isa::best(), &wide, V4)));
+        let of_tall = newton_schulz(&on(Isa::best()), &transposed(&wide), V4);
+        assert_eq!(of_tall, transposed(&newton_schulz(&on(Isa::best()), &wide, V4)));
     }
 
     #[test]
     fn the_size_of_a_gradient_does_not_matter_and_zeros_stay_zeros() {
         let x = normal_matrix(8, 20, 6);
         let scaled = |factor: f32| Matrix::from_vec(x.data().iter().map(|x| x * factor).collect(), x.cols());
-        let out = newton_schulz(Isa::best(), &x, V4);
+        let out = newton_schulz(&on(Isa::best()), &x, V4);
         // Powers of two change no digit.
         for factor in [2f32.powi(-60), 2f32.powi(60)] {
-            assert_eq!(newton_schulz(Isa::best(), &scaled(factor), V4), out, "{factor}");
+            assert_eq!(newton_schulz(&on(Isa::best()), &scaled(factor), V4), out, "{factor}");
         }
         let zeros = Matrix::zeros(5, 3);
-        assert_eq!(newton_schulz(Isa::best(), &zeros, V4), zeros);
+        assert_eq!(newton_schulz(&on(Isa::best()), &zeros, V4), zeros);
     }
 }

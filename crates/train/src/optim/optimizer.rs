@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use cuvier_kernels::{Compute, Isa};
+use cuvier_kernels::Compute;
 use cuvier_model::Parameters;
 use cuvier_tensor::Matrix;
 
@@ -119,7 +119,7 @@ impl Optimizer {
         let tasks: Vec<Mutex<Option<Task<'_>>>> = tasks.into_iter().map(|task| Some(task).into()).collect();
         c.for_each(tasks.len(), |i| {
             if let Some(task) = tasks[i].lock().unwrap_or_else(PoisonError::into_inner).take() {
-                task.run(c.isa(), &self.options, rate);
+                task.run(c, &self.options, rate);
             }
         });
     }
@@ -217,10 +217,10 @@ impl Task<'_> {
         }
     }
 
-    fn run(self, isa: Isa, options: &OptimizerOptions, rate: f32) {
+    fn run(self, compute: &Compute, options: &OptimizerOptions, rate: f32) {
         match self.memory {
             Memory::Muon { momentum } => {
-                muon::step(isa, &options.muon, rate, self.weight, self.gradient, momentum);
+                muon::step(compute, &options.muon, rate, self.weight, self.gradient, momentum);
             }
             Memory::AdamW { decay, steps, moments } => {
                 *steps += 1;
@@ -232,6 +232,7 @@ impl Task<'_> {
 
 #[cfg(test)]
 mod tests {
+    use cuvier_kernels::Isa;
     use std::num::NonZeroUsize;
 
     use super::*;

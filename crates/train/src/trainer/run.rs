@@ -87,6 +87,8 @@ pub enum Event {
         documents: usize,
         /// Their tokens.
         tokens: usize,
+        /// Conversations that are longer than any stage takes, and left out.
+        too_long: usize,
         /// The step that comes, 0 unless the run goes on.
         step: u64,
     },
@@ -132,6 +134,7 @@ pub fn run(
         parameters: run.trainer.parameters().numbers(),
         documents: run.batches.iter().map(Batches::n_documents).max().unwrap_or(0),
         tokens: run.batches.iter().map(Batches::n_tokens).max().unwrap_or(0),
+        too_long: run.batches.iter().map(Batches::n_too_long).min().unwrap_or(0),
         step: run.progress.step,
     });
     while run.steps.is_none_or(|steps| run.progress.step < steps) {
