@@ -56,7 +56,9 @@ pub use embedding::{embed, embed_backward};
 pub use entry::{
     EntryCodec, IndexKeyCodec, KvFormat, encode_entries, encode_index_keys, quantise_index_queries,
 };
-pub use experts::{ExpertGradients, ExpertWeights, expert_backward, experts, experts_backward};
+pub use experts::{
+    Dispatch, ExpertGradients, ExpertWeights, expert_backward, experts, experts_backward, experts_part,
+};
 pub use gemm::{decoded, gemm, gemm_grouped};
 pub use hadamard::hadamard;
 pub use hyper_connection::{

@@ -4,11 +4,11 @@ mod backward;
 
 pub(crate) use backward::KeptLayer;
 
-use crate::Ctx;
 use crate::attention::{Attention, SegmentState};
 use crate::hyper_connection::{Connection, Streams};
 use crate::moe::Moe;
 use crate::step::Step;
+use crate::{Ctx, ModelError};
 
 /// A layer of the backbone, or the one inside the MTP block.
 pub struct Layer {
@@ -24,13 +24,16 @@ impl Layer {
     /// `streams`: `[tokens, hc_mult * hidden_size]`, updated in place; `states`: one per segment.
     ///
     /// Source: DeepSeek-V4 `inference/model.py`, `Block.forward`.
+    ///
+    /// # Errors
+    /// If weights cannot be read. Streams and states may hold anything then.
     pub fn forward(
         &self,
         streams: &mut Streams,
         step: &Step<'_>,
         states: &mut [SegmentState<'_>],
         ctx: &mut Ctx<'_>,
-    ) {
+    ) -> Result<(), ModelError> {
         let (x, mix) = self.hc_attn.pre(streams, &self.attn_norm, ctx);
         ctx.probe("hc_attn.comb", &mix.comb);
         ctx.probe("attn.in", &x);
@@ -41,9 +44,10 @@ impl Layer {
         let (x, mix) = self.hc_ffn.pre(streams, &self.ffn_norm, ctx);
         ctx.probe("hc_ffn.comb", &mix.comb);
         ctx.probe("ffn.in", &x);
-        let x = self.ffn.forward(&x, step.tokens, ctx);
+        let x = self.ffn.forward(&x, step.tokens, ctx)?;
         ctx.probe("ffn.out", &x);
         self.hc_ffn.post(streams, &x, &mix, ctx);
         ctx.probe("streams", streams);
+        Ok(())
     }
 }

@@ -39,6 +39,7 @@ pub use cuvier_tensor::Matrix;
 pub use cuvier_types::{Batch, Chunk, LogitRows, TokenId};
 pub use error::ModelError;
 pub use indexer::IndexerLoss;
+pub use load::Streaming;
 pub use moe::BalanceLoss;
 pub use mtp::Mtp;
 pub use parameters::Parameters;

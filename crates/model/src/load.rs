@@ -7,6 +7,7 @@ use cuvier_kernels::{
 };
 use cuvier_tensor::{Matrix, WeightFormat, WeightMatrix};
 use cuvier_types::LayerId;
+use cuvier_weights::expert_store::ExpertStore;
 use cuvier_weights::{Checkpoint, Drafter, LayerKind, ModelConfig};
 
 use crate::ModelError;
@@ -15,7 +16,7 @@ use crate::compressor::Compressor;
 use crate::hyper_connection::Connection;
 use crate::indexer::Indexer;
 use crate::layer::Layer;
-use crate::moe::{Gate, Moe, Selection};
+use crate::moe::{Experts, Gate, Moe, Selection, weights_of};
 use crate::mtp::Mtp;
 use crate::state::{CompressedGeometry, LayerGeometry};
 use crate::transformer::{Tables, Transformer};
@@ -27,25 +28,59 @@ impl Transformer {
     /// # Errors
     /// If a tensor is missing or has another shape or dtype than its place asks for.
     pub fn load(checkpoint: &Checkpoint, compute: &Compute) -> Result<Self, ModelError> {
+        Self::assemble(checkpoint, compute, None, usize::MAX)
+    }
+
+    /// Makes a model of a checkpoint that does not fit into memory: see [`Streaming`] for what is kept there. Everything
+    /// else is read when a step needs it. Results are those of [`load`](Self::load), bit for bit.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and if files cannot be read.
+    ///
+    /// # Panics
+    /// If `streaming.experts` is less than [`ExpertStore::CAPACITY_MIN`].
+    pub fn load_streamed(
+        checkpoint: Arc<Checkpoint>,
+        compute: &Compute,
+        streaming: Streaming,
+    ) -> Result<Self, ModelError> {
+        let store = Arc::new(ExpertStore::new(&checkpoint, streaming.experts)?);
+        let mut model = Self::assemble(&checkpoint, compute, Some(&store), streaming.layers)?;
+        model.streamed = Some(Streamed { checkpoint, store, layers: streaming.layers });
+        Ok(model)
+    }
+
+    fn assemble(
+        checkpoint: &Checkpoint,
+        compute: &Compute,
+        store: Option<&Arc<ExpertStore>>,
+        n_whole: usize,
+    ) -> Result<Self, ModelError> {
         let config = checkpoint.config().clone();
         let tables = tables(&config);
-        let loader = Loader { checkpoint, compute, config: &config, tables: &tables };
-        let layers = config.layers().map(|layer| loader.layer(layer)).collect::<Result<_, _>>()?;
+        let loader = |depth| Loader { checkpoint, compute, config: &config, tables: &tables, store, depth };
+        let depth = |index: usize| if index < n_whole { Depth::Whole } else { Depth::Outline };
+        let whole = loader(Depth::Whole);
+        // The largest first: while it is packed, its stored form takes memory as well.
+        let head = whole.head()?;
+        let layers = config.layers().map(|layer| loader(depth(layer.0.into())).layer(layer));
+        let layers = layers.collect::<Result<_, _>>()?;
         let mtp = match checkpoint.drafter() {
-            Drafter::Mtp => Some(loader.mtp()?),
+            Drafter::Mtp => Some(loader(depth(config.num_hidden_layers)).mtp()?),
             _ => None,
         };
         let mut model = Self {
-            embed: loader.matrix("embed.weight")?,
+            embed: whole.matrix("embed.weight")?,
             layers,
-            hc_head: loader.hc_head("")?,
+            hc_head: whole.hc_head("")?,
             hc_config: hc_config(&config),
-            norm: loader.vector("norm.weight")?,
-            head: loader.head()?,
+            norm: whole.vector("norm.weight")?,
+            head,
             mtp,
             fingerprint: 0,
             config: config.clone(),
             tables,
+            streamed: None,
         };
         model.fingerprint = model.compute_fingerprint();
         Ok(model)
@@ -71,6 +106,50 @@ impl Transformer {
         }
         hash
     }
+}
+
+/// What a model keeps in memory whose checkpoint does not fit there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Streaming {
+    /// Routed experts, of all layers together.
+    pub experts: usize,
+    /// Layers, from the first on, the MTP block being the last, whose other weights stay in memory. Those of further
+    /// layers are read for every step.
+    pub layers: usize,
+}
+
+/// Where a model reads from what it does not keep.
+pub(crate) struct Streamed {
+    pub(crate) checkpoint: Arc<Checkpoint>,
+    pub(crate) store: Arc<ExpertStore>,
+    /// As in [`Streaming`].
+    pub(crate) layers: usize,
+}
+
+impl Streamed {
+    /// The layer of that number with all its weights, if the model does not keep it. The MTP block is the last one.
+    pub(crate) fn layer(
+        &self,
+        index: usize,
+        tables: &Tables,
+        compute: &Compute,
+    ) -> Result<Option<Layer>, ModelError> {
+        if index < self.layers {
+            return Ok(None);
+        }
+        let (checkpoint, config, store) = (&*self.checkpoint, self.checkpoint.config(), Some(&self.store));
+        let loader = Loader { checkpoint, compute, config, tables, store, depth: Depth::Whole };
+        loader.layer(LayerId(index as u16)).map(Some)
+    }
+}
+
+/// How much of a layer is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// All.
+    Whole,
+    /// All but the numbers of large matrices: what states look like, and the vectors by which models differ.
+    Outline,
 }
 
 impl Attention {
@@ -135,11 +214,17 @@ struct Loader<'a> {
     compute: &'a Compute,
     config: &'a ModelConfig,
     tables: &'a Tables,
+    /// Where routed experts come from, if they are not all loaded.
+    store: Option<&'a Arc<ExpertStore>>,
+    depth: Depth,
 }
 
 impl Loader<'_> {
     fn matrix(&self, name: &str) -> Result<WeightMatrix, ModelError> {
-        Ok(self.checkpoint.matrix(name)?)
+        Ok(match self.depth {
+            Depth::Whole => self.checkpoint.matrix(name)?,
+            Depth::Outline => self.checkpoint.matrix_outline(name)?,
+        })
     }
 
     /// A matrix that every token meets: packed, if it is FP8.
@@ -183,7 +268,7 @@ impl Loader<'_> {
     }
 
     fn connection(&self, prefix: &str) -> Result<Connection, ModelError> {
-        let r#fn = self.matrix(&format!("{prefix}_fn"))?;
+        let r#fn = self.checkpoint.matrix(&format!("{prefix}_fn"))?;
         let base = self.vector(&format!("{prefix}_base"))?;
         let scale = self.vector(&format!("{prefix}_scale"))?;
         let name = || format!("{prefix}_fn");
@@ -193,7 +278,7 @@ impl Loader<'_> {
     }
 
     fn hc_head(&self, prefix: &str) -> Result<HcHead, ModelError> {
-        let r#fn = self.matrix(&format!("{prefix}hc_head_fn"))?;
+        let r#fn = self.checkpoint.matrix(&format!("{prefix}hc_head_fn"))?;
         let base = self.vector(&format!("{prefix}hc_head_base"))?;
         let scale = self.vector(&format!("{prefix}hc_head_scale"))?;
         HcHead::new(&r#fn, base, scale, self.config.hc_mult)
@@ -273,12 +358,9 @@ impl Loader<'_> {
         } else {
             Selection::Score { bias: self.vector(&format!("{prefix}.gate.bias"))? }
         };
-        let experts = self.checkpoint.experts(id)?.into_iter();
         Ok(Moe {
             gate: Gate { weight: self.matrix(&format!("{prefix}.gate.weight"))?, selection },
-            experts: experts
-                .map(|expert| ExpertWeights { w1: expert.w1, w3: expert.w3, w2: expert.w2 })
-                .collect(),
+            experts: self.experts(id)?,
             shared_experts: ExpertWeights {
                 w1: self.dense(&format!("{prefix}.shared_experts.w1.weight"))?,
                 w3: self.dense(&format!("{prefix}.shared_experts.w3.weight"))?,
@@ -290,10 +372,21 @@ impl Loader<'_> {
         })
     }
 
+    fn experts(&self, layer: LayerId) -> Result<Experts, ModelError> {
+        Ok(match self.store {
+            None => Experts::Loaded(self.checkpoint.experts(layer)?.iter().map(weights_of).collect()),
+            Some(store) => {
+                Experts::Stored { store: Arc::clone(store), layer, n_experts: self.config.n_routed_experts }
+            }
+        })
+    }
+
     fn mtp(&self) -> Result<Mtp, ModelError> {
+        // What is not its layer stays in memory.
+        let whole = Loader { depth: Depth::Whole, ..*self };
         Ok(Mtp {
-            e_proj: self.dense("mtp.0.e_proj.weight")?,
-            h_proj: self.dense("mtp.0.h_proj.weight")?,
+            e_proj: whole.dense("mtp.0.e_proj.weight")?,
+            h_proj: whole.dense("mtp.0.h_proj.weight")?,
             enorm: self.vector("mtp.0.enorm.weight")?,
             hnorm: self.vector("mtp.0.hnorm.weight")?,
             layer: self.layer(self.config.mtp_layer())?,

@@ -3,12 +3,13 @@
 use cuvier_kernels::{
     Compute, EntryCodec, IndexKeyCodec, KvFormat, Operations, encode_entries, encode_index_keys,
 };
-use cuvier_tensor::{Matrix, PagedRows, WeightFormat, WeightMatrix};
+use cuvier_tensor::{Dtype, Matrix, PagedRows, WeightFormat, WeightMatrix};
 use cuvier_weights::ModelConfig;
 use cuvier_weights::accounting::flops_per_token;
 
 use crate::attention::Compressed;
 use crate::layer::Layer;
+use crate::moe::Experts;
 use crate::{SequenceState, Transformer};
 
 /// Distinct rows that a filled state repeats.
@@ -61,9 +62,7 @@ impl Transformer {
         let first = self.layers.first();
         let kinds = Kinds {
             dense: first.map_or(Kind::F32, |layer| Kind::of(&layer.attn.wq_a)),
-            experts: first
-                .and_then(|layer| layer.ffn.experts.first())
-                .map_or(Kind::F32, |expert| Kind::of(&expert.w1)),
+            experts: first.map_or(Kind::F32, |layer| Kind::of_experts(&layer.ffn.experts)),
             head: Kind::of(&self.head),
             index: if kv == KvFormat::Fp8 { Kind::Fp4 } else { Kind::F32 },
         };
@@ -80,6 +79,18 @@ enum Kind {
 }
 
 impl Kind {
+    /// What products with routed experts run on.
+    fn of_experts(experts: &Experts) -> Self {
+        match experts {
+            Experts::Loaded(all) => all.first().map_or(Self::F32, |expert| Self::of(&expert.w1)),
+            Experts::Stored { store, .. } => match store.dtype() {
+                Some(Dtype::I8) => Self::Fp4,
+                Some(Dtype::F8E4M3) => Self::Int8,
+                _ => Self::F32,
+            },
+        }
+    }
+
     /// What products with `weight` run on.
     fn of(weight: &WeightMatrix) -> Self {
         match weight.format() {
@@ -173,7 +184,7 @@ impl Layer {
             projections.into_iter().chain([&self.ffn.gate.weight, &shared.w1, &shared.w3, &shared.w2]);
         let dense = dense.map(WeightMatrix::bytes).sum::<usize>() + compressed;
         let experts = self.ffn.experts.len() as f64;
-        let expert = self.ffn.experts.first().map_or(0, |e| e.w1.bytes() + e.w3.bytes() + e.w2.bytes());
+        let expert = self.ffn.experts.bytes_of_one();
         let unused = (1.0 - self.ffn.num_experts_per_tok as f64 / experts).powi(slots as i32);
         dense as f64 + experts * (1.0 - unused) * expert as f64
     }

@@ -1,24 +1,45 @@
 //! Mixture of experts: a router picks a few experts per token, one shared expert sees every token.
 
+use std::sync::Arc;
+
 use cuvier_kernels::{
-    Activations, ExpertWeights, Lent, Routing, add, experts, gemm, route_by_hash, route_by_score, swiglu,
+    Activations, Dispatch, ExpertWeights, Lent, Routing, Store, add, experts, experts_part, gemm,
+    route_by_hash, route_by_score, swiglu,
 };
 use cuvier_tensor::{Matrix, WeightMatrix};
+use cuvier_types::LayerId;
+use cuvier_weights::Expert;
+use cuvier_weights::expert_store::ExpertStore;
 
 mod backward;
 
 pub use backward::BalanceLoss;
 
-use crate::Ctx;
+use crate::{Ctx, ModelError};
 
 /// The feed-forward part of a layer.
 pub struct Moe {
     pub(crate) gate: Gate,
-    pub(crate) experts: Vec<ExpertWeights>,
+    pub(crate) experts: Experts,
     pub(crate) shared_experts: ExpertWeights,
     pub(crate) num_experts_per_tok: usize,
     pub(crate) routed_scaling_factor: f32,
     pub(crate) swiglu_limit: f32,
+}
+
+/// Where routed experts are.
+pub enum Experts {
+    /// All in memory, `[n_routed_experts]`.
+    Loaded(Vec<ExpertWeights>),
+    /// In files, and in memory as far as the store has room.
+    Stored {
+        /// What reads them.
+        store: Arc<ExpertStore>,
+        /// Whose they are.
+        layer: LayerId,
+        /// How many.
+        n_experts: usize,
+    },
 }
 
 /// The router, under its checkpoint key.
@@ -40,16 +61,31 @@ impl Moe {
     /// `x`: `[tokens, hidden_size]`, normed. Returns the same shape.
     ///
     /// Source: DeepSeek-V4 `inference/model.py`, `MoE.forward` and `Gate.forward`.
-    pub fn forward(&self, x: &Matrix, tokens: &[u32], ctx: &mut Ctx<'_>) -> Lent {
+    ///
+    /// # Errors
+    /// If an expert cannot be read.
+    pub fn forward(&self, x: &Matrix, tokens: &[u32], ctx: &mut Ctx<'_>) -> Result<Lent, ModelError> {
         let mut out = ctx.matrix(x.rows(), x.cols());
         let x = &Activations::new(x.view());
         let routing = self.route(x, tokens, ctx);
-        let Routing { ids, weights } = &routing;
-        experts(ctx.compute, x, ids, weights, &self.experts, self.swiglu_limit, out.view_mut());
+        self.experts.forward(x, &routing, self.swiglu_limit, &mut out, ctx)?;
         let shared = self.shared(x, ctx);
         add(ctx.compute, out.view_mut(), shared.view());
         ctx.keep(|kept| kept.routings.push(routing));
-        out
+        Ok(out)
+    }
+
+    /// Begins to read the experts of these tokens, where they are known before anything is computed.
+    pub(crate) fn foresee(&self, tokens: &[u32]) {
+        if let (Experts::Stored { store, layer, .. }, Selection::Hash { tid2eid }) =
+            (&self.experts, &self.gate.selection)
+        {
+            let mut ids: Vec<u16> =
+                tokens.iter().flat_map(|&token| tid2eid.row(token as usize)).copied().collect();
+            ids.sort_unstable();
+            ids.dedup();
+            store.foresee(*layer, ids.into_iter());
+        }
     }
 
     pub(crate) fn routes_by_score(&self) -> bool {
@@ -89,4 +125,73 @@ impl Moe {
         gemm(ctx.compute, &Activations::new(hidden.view()), w2, out.view_mut());
         out
     }
+}
+
+impl Experts {
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Loaded(experts) => experts.len(),
+            Self::Stored { n_experts, .. } => *n_experts,
+        }
+    }
+
+    /// Bytes of one of them as it is stored.
+    pub(crate) fn bytes_of_one(&self) -> usize {
+        match self {
+            Self::Loaded(all) => all.first().map_or(0, |e| e.w1.bytes() + e.w3.bytes() + e.w2.bytes()),
+            Self::Stored { store, .. } => store.stored_bytes(),
+        }
+    }
+
+    /// Those in memory for good: all, or none.
+    pub(crate) fn loaded(&self) -> &[ExpertWeights] {
+        match self {
+            Self::Loaded(experts) => experts,
+            Self::Stored { .. } => &[],
+        }
+    }
+
+    /// See [`Experts::loaded`].
+    pub(crate) fn loaded_mut(&mut self) -> &mut [ExpertWeights] {
+        match self {
+            Self::Loaded(experts) => experts,
+            Self::Stored { .. } => &mut [],
+        }
+    }
+
+    /// The same operation over the same experts in the same order, wherever they are: so the same bits.
+    fn forward(
+        &self,
+        x: &Activations<'_>,
+        routing: &Routing,
+        limit: f32,
+        out: &mut Matrix,
+        ctx: &Ctx<'_>,
+    ) -> Result<(), ModelError> {
+        let Routing { ids, weights } = routing;
+        let (store, layer) = match self {
+            Self::Loaded(all) => {
+                experts(ctx.compute, x, ids, weights, all, limit, out.view_mut());
+                return Ok(());
+            }
+            Self::Stored { store, layer, .. } => (store, *layer),
+        };
+        let dispatch = Dispatch::new(ctx.compute, ids, weights);
+        let mut fetch = store.fetch(layer, dispatch.ids());
+        let mut mode = Store::Set;
+        while let Some(lease) = fetch.next() {
+            let lease = lease?;
+            let here: Vec<ExpertWeights> = lease.experts().map(weights_of).collect();
+            let here: Vec<&ExpertWeights> = here.iter().collect();
+            experts_part(ctx.compute, x, &dispatch, lease.range(), &here, limit, mode, out.view_mut());
+            mode = Store::Add;
+        }
+        Ok(())
+    }
+}
+
+/// The matrices as operations take them; they share memory with the expert.
+pub(crate) fn weights_of(expert: &Expert) -> ExpertWeights {
+    ExpertWeights { w1: expert.w1.clone(), w3: expert.w3.clone(), w2: expert.w2.clone() }
 }

@@ -40,7 +40,7 @@ impl Mtp {
     /// Source: DeepSeek-V4 `inference/model.py`, `MTPBlock.forward`.
     ///
     /// # Errors
-    /// If a token is outside the vocabulary, or the numbers of rows differ.
+    /// If a token is outside the vocabulary, the numbers of rows differ, or weights cannot be read.
     pub fn forward(
         &self,
         model: &Transformer,
@@ -61,7 +61,7 @@ impl Mtp {
         let positions = positions.data();
         let angles = model.tables.sliding.angles(ctx.compute, positions);
         let step = Step { tokens: &tokens, positions, segments: &[segment], angles: &angles, kv };
-        let output = self.run(model, streams, &step, &mut [own], ctx);
+        let output = self.run(model, streams, &step, &mut [own], ctx)?;
         state.release(0);
         Ok(output)
     }
@@ -74,12 +74,14 @@ impl Mtp {
         step: &Step<'_>,
         states: &mut [SegmentState<'_>],
         ctx: &mut Ctx<'_>,
-    ) -> (Lent, Streams) {
+    ) -> Result<(Lent, Streams), ModelError> {
         ctx.enter(|| "mtp.0".to_owned());
         let mut streams = self.combine(model, streams, step.tokens, ctx);
-        self.layer.forward(&mut streams, step, states, ctx);
+        let read = model.read_layer(model.layers.len(), ctx.compute)?;
+        let layer = read.as_ref().unwrap_or(&self.layer);
+        layer.forward(&mut streams, step, states, ctx)?;
         let logits = head(&streams, &self.hc_head, &self.hc_config, &self.norm, &model.head, ctx);
-        (logits, streams)
+        Ok((logits, streams))
     }
 
     /// `e_proj norm(embed(next)) + h_proj norm(stream)`, for each stream.

@@ -94,7 +94,7 @@ impl Transformer {
             Part::new(sequences.iter().map(|tokens| tokens.iter()), kept, (*output.streams).clone(), kv);
         let (mtp, mtp_logits) = match &self.mtp {
             Some(mtp) if with_mtp && sequences.iter().any(|tokens| tokens.len() > 1) => {
-                let (part, logits) = self.mtp_pass(mtp, sequences, &backbone, compute);
+                let (part, logits) = self.mtp_pass(mtp, sequences, &backbone, compute)?;
                 (Some(part), Some(logits))
             }
             _ => (None, None),
@@ -188,7 +188,7 @@ impl Transformer {
         sequences: &[&[TokenId]],
         backbone: &Part,
         compute: &Compute,
-    ) -> (Part, Lent) {
+    ) -> Result<(Part, Lent), ModelError> {
         let mut kept = Kept::default();
         let next = sequences.iter().map(|tokens| tokens[1..].iter());
         let mut part = Part::new(next, Kept::default(), Matrix::default(), backbone.kv);
@@ -198,10 +198,10 @@ impl Transformer {
         let from_backbone = backbone.streams_with_next();
         let (logits, streams) = {
             let mut ctx = Ctx::keeping(compute, &mut kept);
-            mtp.run(self, &from_backbone, &part.step(&angles), &mut states, &mut ctx)
+            mtp.run(self, &from_backbone, &part.step(&angles), &mut states, &mut ctx)?
         };
         (part.kept, part.streams) = (kept, streams);
-        (part, logits)
+        Ok((part, logits))
     }
 
     /// Returns the gradient of the backbone's streams at the tokens that have a next one.

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use cuvier_kernels::{
-    Activations, HcConfig, HcHead, KvFormat, Lent, RopeTable, embed, gemm, hc_head, replicate,
+    Activations, Compute, HcConfig, HcHead, KvFormat, Lent, RopeTable, embed, gemm, hc_head, replicate,
 };
 use cuvier_tensor::WeightMatrix;
 use cuvier_types::{Batch, LogitRows};
 use cuvier_weights::ModelConfig;
+use cuvier_weights::expert_store::LayerReads;
 
 use crate::attention::SegmentState;
 use crate::hyper_connection::Streams;
 use crate::layer::Layer;
+use crate::load::Streamed;
 use crate::mtp::Mtp;
 use crate::state::Geometry;
 use crate::step::{Segment, Step};
@@ -31,6 +33,8 @@ pub struct Transformer {
     pub(crate) head: WeightMatrix,
     pub(crate) mtp: Option<Mtp>,
     pub(crate) tables: Tables,
+    /// `None`: all weights are in memory.
+    pub(crate) streamed: Option<Streamed>,
     pub(crate) fingerprint: u64,
 }
 
@@ -81,7 +85,8 @@ impl Transformer {
     /// Source: DeepSeek-V4 `inference/model.py`, `Transformer.forward`.
     ///
     /// # Errors
-    /// If the batch does not fit the states, the vocabulary or the context. No state has changed then.
+    /// If the batch does not fit the states, the vocabulary or the context: no state has changed then. If weights cannot
+    /// be read: the states may hold anything.
     pub fn forward(
         &self,
         batch: &Batch,
@@ -104,13 +109,16 @@ impl Transformer {
         ctx.enter(String::new);
         ctx.probe("embed", &x);
         let mut streams = replicate(ctx.compute, x.view(), self.config.hc_mult);
+        self.begin_step(tokens);
         for (index, layer) in self.layers.iter().enumerate() {
+            let read = self.read_layer(index, ctx.compute)?;
+            let layer = read.as_ref().unwrap_or(layer);
             ctx.enter(|| format!("layers.{index}"));
             let angles = if layer.attn.is_sliding() { &sliding } else { &compressed };
             let step = Step { tokens, positions, segments: &segments, angles, kv };
             let mut layer_states: Vec<SegmentState<'_>> =
                 states.iter_mut().map(|state| &mut state.layers[index]).collect();
-            layer.forward(&mut streams, &step, &mut layer_states, ctx);
+            layer.forward(&mut streams, &step, &mut layer_states, ctx)?;
         }
         for (state, segment) in states.iter_mut().zip(&segments) {
             state.position = segment.end_position();
@@ -119,6 +127,26 @@ impl Transformer {
         ctx.enter(String::new);
         let logits = self.logits(&wanted_rows(&streams, batch, &segments, ctx), ctx);
         Ok(StepOutput { logits, streams })
+    }
+
+    /// What can be known of a step before it is computed.
+    fn begin_step(&self, tokens: &[u32]) {
+        let Some(Streamed { store, .. }) = &self.streamed else { return };
+        store.begin_step();
+        self.layers.iter().for_each(|layer| layer.ffn.foresee(tokens));
+    }
+
+    /// The layer of that number with all its weights, if they are not kept in memory. The MTP block is the last one.
+    pub(crate) fn read_layer(&self, index: usize, compute: &Compute) -> Result<Option<Layer>, ModelError> {
+        match &self.streamed {
+            None => Ok(None),
+            Some(streamed) => streamed.layer(index, &self.tables, compute),
+        }
+    }
+
+    /// What was read of routed experts so far, by layer, the MTP block last. `None`: all weights are in memory.
+    pub fn expert_reads(&self) -> Option<Vec<LayerReads>> {
+        self.streamed.as_ref().map(|streamed| streamed.store.reads())
     }
 
     fn logits(&self, streams: &Streams, ctx: &mut Ctx<'_>) -> Lent {

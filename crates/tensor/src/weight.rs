@@ -91,6 +91,11 @@ impl WeightMatrix {
         Self { rows, cols, format: WeightFormat::Int8(Arc::new(panels)) }
     }
 
+    /// The shape of a matrix whose numbers are elsewhere. It stands for it until they are needed: no operation takes it.
+    pub fn outline(rows: usize, cols: usize) -> Self {
+        Self { rows, cols, format: WeightFormat::Int8(Arc::new(Vec::new())) }
+    }
+
     /// Output features.
     pub fn rows(&self) -> usize {
         self.rows

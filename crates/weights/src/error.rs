@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Why a checkpoint, a config or a synthetic checkpoint was refused.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +143,9 @@ pub enum WeightsError {
         /// The name asked for.
         name: String,
     },
+    /// The same one thing that several callers waited for.
+    #[error(transparent)]
+    Shared(Arc<WeightsError>),
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,

@@ -2,7 +2,7 @@
 
 use cuvier_tensor::Dtype;
 use cuvier_tensor::formats::{FP4_BLOCK, FP8_WEIGHT_BLOCK};
-use cuvier_types::LayerId;
+use cuvier_types::{ExpertKey, LayerId};
 
 use crate::{ExpertDtype, LayerKind, ModelConfig, QuantizationConfig};
 
@@ -131,6 +131,12 @@ impl<'a> Inventory<'a> {
 /// The name prefix of `layer`: `layers.N`, or `mtp.0` for the layer after the backbone.
 pub(crate) fn layer_prefix(config: &ModelConfig, layer: LayerId) -> String {
     if layer == config.mtp_layer() { "mtp.0".to_owned() } else { format!("layers.{layer}") }
+}
+
+/// The official names of the matrices of a routed expert: gate, up, down.
+pub(crate) fn expert_names(config: &ModelConfig, key: ExpertKey) -> [String; 3] {
+    let prefix = layer_prefix(config, key.layer);
+    ["w1", "w3", "w2"].map(|w| format!("{prefix}.ffn.experts.{}.{w}.weight", key.expert.0))
 }
 
 /// The name of the companion that holds the scales of `weight`.

@@ -9,7 +9,9 @@
 //! **Invariants:**
 //! * Every file is untrusted. A broken one gives one error that names file and tensor, before anything large
 //!   is allocated; nothing here panics on any input.
-//! * Tensors are views of mapped files: opening copies no weight.
+//! * Tensors are views of mapped files: opening copies no weight. Where weights do not fit into memory,
+//!   [`Checkpoint::open_streamed`] reads what it is asked for past the page cache instead, and routed experts come
+//!   from an [`expert_store::ExpertStore`].
 //! * A checkpoint that opened has every tensor that its config implies, with the implied shape, and no scale
 //!   that is not a number.
 //! * `unsafe` is in `mapping.rs` only.
@@ -18,8 +20,10 @@ pub mod accounting;
 mod checkpoint;
 mod config;
 mod decode;
+mod direct;
 mod encode;
 mod error;
+pub mod expert_store;
 mod export;
 mod index;
 mod inventory;

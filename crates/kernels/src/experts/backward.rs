@@ -2,7 +2,7 @@
 
 use cuvier_tensor::{MatMut, MatRef, Matrix};
 
-use super::{Chosen, ExpertWeights, Plan};
+use super::{Dispatch, ExpertWeights};
 use crate::gemm::decoded;
 use crate::{Activations, Compute, Lent, Store, gemm, matmul, matmul_transposed, swiglu_backward};
 
@@ -55,16 +55,16 @@ pub fn experts_backward(
     gradients: &mut [ExpertGradients<'_>],
     dx: &mut Matrix,
 ) -> Lent {
-    let plan = Plan::new(c, ids, weights, experts);
+    let dispatch = Dispatch::new(c, ids, weights);
     let mut dweights = c.matrix(weights.rows(), weights.cols());
-    for Chosen { weights: expert, pairs, id } in &plan.chosen {
-        let tokens = &plan.tokens.data()[pairs.clone()];
+    for (id, pairs) in &dispatch.chosen {
+        let tokens = &dispatch.tokens.data()[pairs.clone()];
         let inputs = gather(c, x, tokens);
         let mut of_pairs = c.matrix(tokens.len(), 1);
         let pass = Pass {
             x: inputs.view(),
-            weights: &plan.weights.data()[pairs.clone()],
-            expert,
+            weights: &dispatch.weights.data()[pairs.clone()],
+            expert: &experts[usize::from(*id)],
             limit: swiglu_limit,
             dout: gather(c, dout, tokens),
         };

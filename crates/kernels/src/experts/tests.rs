@@ -111,6 +111,25 @@ fn no_tokens_give_no_outputs_and_borrowed_experts_do_as_well() {
 }
 
 #[test]
+fn parts_one_after_the_other_give_the_bits_of_all_at_once() {
+    let case = case(Stored::Fp4, 40, 3, 9, (96, 64));
+    let c = scalar();
+    let dispatch = Dispatch::new(&c, &case.ids, &case.weights);
+    let chosen: Vec<&ExpertWeights> = dispatch.ids().map(|id| &case.experts[usize::from(id)]).collect();
+    assert!(dispatch.ids().is_sorted() && chosen.len() > 5);
+    let x = Activations::new(case.x.view());
+    for len in [1, 2, chosen.len()] {
+        let mut out = Matrix::from_vec(vec![f32::NAN; 40 * 96], 96);
+        for start in (0..chosen.len()).step_by(len) {
+            let part = start..chosen.len().min(start + len);
+            let store = if start == 0 { Store::Set } else { Store::Add };
+            experts_part(&c, &x, &dispatch, part.clone(), &chosen[part], LIMIT, store, out.view_mut());
+        }
+        assert_eq!(out.into_vec(), run(&c, &case), "{len} at a time");
+    }
+}
+
+#[test]
 #[should_panic(expected = "w3")]
 fn an_expert_of_another_shape_is_refused() {
     let mut case = case(Stored::F32, 1, 1, 1, (32, 16));

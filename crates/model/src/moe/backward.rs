@@ -74,7 +74,7 @@ impl Moe {
         let mut taken: Vec<[Matrix; 3]> = prefixes.iter().map(|prefix| take(gradients, prefix)).collect();
         let mut of_experts: Vec<_> = taken.iter_mut().map(views).collect();
         let Routing { ids, weights } = routing;
-        let (experts, dweights) = (&self.experts[..], &mut of_experts[..]);
+        let (experts, dweights) = (self.experts.loaded(), &mut of_experts[..]);
         let dweights = experts_backward(c, x.view(), ids, weights, experts, limit, dout.view(), dweights, dx);
         drop(of_experts);
         prefixes.iter().zip(taken).for_each(|(prefix, taken)| put(gradients, prefix, taken));

@@ -182,7 +182,7 @@ impl<'a> Slots<'a> {
 
     fn moe(&mut self, prefix: &str, moe: &'a mut Moe) {
         self.matrix(format!("{prefix}.gate.weight"), &mut moe.gate.weight);
-        for (index, expert) in moe.experts.iter_mut().enumerate() {
+        for (index, expert) in moe.experts.loaded_mut().iter_mut().enumerate() {
             self.expert(&format!("{prefix}.experts.{index}"), expert);
         }
         self.expert(&format!("{prefix}.shared_experts"), &mut moe.shared_experts);

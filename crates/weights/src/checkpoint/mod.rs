@@ -9,16 +9,17 @@ mod tests;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str;
 use std::sync::Arc;
 
 use cuvier_tensor::{Dtype, Storage, Tensor, WeightFormat, WeightMatrix};
-use cuvier_types::LayerId;
+use cuvier_types::{ExpertId, ExpertKey, LayerId};
 
 use crate::config::CONFIG_BYTES_MAX;
+use crate::direct::DirectFile;
 use crate::index::{INDEX, SINGLE, read_index, read_text, resolve};
-use crate::inventory::{layer_prefix, scale_name};
+use crate::inventory::{expert_names, scale_name};
 use crate::mapping::{Mapping, map};
 use crate::safetensors::{StoredDtype, known};
 use crate::{ModelConfig, WeightsError};
@@ -67,6 +68,8 @@ enum Depth {
     Headers,
     /// And every scale.
     Scales,
+    /// As headers; numbers are looked at when they are read.
+    Streamed,
 }
 
 pub(crate) struct MappedFile {
@@ -74,6 +77,10 @@ pub(crate) struct MappedFile {
     pub(crate) storage: Storage,
     /// `None`: the bytes came from elsewhere, or there are none.
     mapping: Option<Mapping>,
+    /// Where it lies. `None`: in memory.
+    pub(crate) path: Option<PathBuf>,
+    /// What its bytes are read from, one tensor at a time, instead of `storage`, which is empty then.
+    direct: Option<DirectFile>,
 }
 
 /// Where a tensor lies.
@@ -106,6 +113,20 @@ impl Checkpoint {
         Self::open_to(folder, Depth::Headers)
     }
 
+    /// Opens a folder to read tensors one by one into memory of their own, past the page cache: for checkpoints that do
+    /// not fit into memory. Reads no weight, so it costs the same at every size; scales are looked at when they are read.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), except that scales are not looked at yet.
+    pub fn open_streamed(folder: &Path) -> Result<Self, WeightsError> {
+        Self::open_to(folder, Depth::Streamed)
+    }
+
+    /// Whether tensors are read one by one, see [`open_streamed`](Self::open_streamed).
+    pub fn is_streamed(&self) -> bool {
+        self.files.iter().any(|file| file.direct.is_some())
+    }
+
     fn open_to(folder: &Path, depth: Depth) -> Result<Self, WeightsError> {
         let config = ModelConfig::parse(&read_text(folder, CONFIG, CONFIG_BYTES_MAX)?, CONFIG)?;
         let index = read_index(folder)?;
@@ -113,11 +134,23 @@ impl Checkpoint {
             index.as_ref().map_or(vec![SINGLE], |index| index.shards().into_iter().collect());
         let mut files = Vec::with_capacity(shards.len());
         for shard in shards {
-            let mapping = map(&resolve(folder, shard)?)?;
-            let storage = mapping.as_ref().map_or_else(|| Arc::new(Vec::new()) as Storage, Mapping::storage);
-            files.push(MappedFile { name: shard.to_owned(), storage, mapping });
+            let path = resolve(folder, shard)?;
+            let mapping = map(&path)?;
+            let storage = mapping.as_ref().map_or_else(empty, Mapping::storage);
+            files.push(MappedFile {
+                name: shard.to_owned(),
+                storage,
+                mapping,
+                path: Some(path),
+                direct: None,
+            });
         }
-        Self::check(config, files, index.as_ref().map(|index| &index.weight_map), depth)
+        let mut checkpoint =
+            Self::check(config, files, index.as_ref().map(|index| &index.weight_map), depth)?;
+        if depth == Depth::Streamed {
+            checkpoint.files.iter_mut().try_for_each(MappedFile::stream)?;
+        }
+        Ok(checkpoint)
     }
 
     /// A checkpoint in memory: the text of its `config.json` and the bytes of its only safetensors file, at any
@@ -132,7 +165,13 @@ impl Checkpoint {
             problem: format!("is not UTF-8: {error}"),
         })?;
         let config = ModelConfig::parse(json, CONFIG)?;
-        let files = vec![MappedFile { name: SINGLE.to_owned(), storage: safetensors, mapping: None }];
+        let files = vec![MappedFile {
+            name: SINGLE.to_owned(),
+            storage: safetensors,
+            mapping: None,
+            path: None,
+            direct: None,
+        }];
         Self::check(config, files, None, Depth::Scales)
     }
 
@@ -202,6 +241,21 @@ impl Checkpoint {
         WeightMatrix::new(format).map_err(|source| self.entry(name, source.to_string()))
     }
 
+    /// The shape of the matrix of that official name, without its numbers.
+    ///
+    /// # Errors
+    /// If there is none, or it is not a matrix.
+    pub fn matrix_outline(&self, name: &str) -> Result<WeightMatrix, WeightsError> {
+        let place = self.place(name)?;
+        match *place.shape {
+            [rows, bytes] if known(place.dtype) == Some(Dtype::I8) => {
+                Ok(WeightMatrix::outline(rows, 2 * bytes))
+            }
+            [rows, cols] => Ok(WeightMatrix::outline(rows, cols)),
+            _ => Err(self.entry(name, format!("has the shape {:?}, which is no matrix", place.shape))),
+        }
+    }
+
     /// The numbers of a tensor stored in BF16 or F32, row major.
     ///
     /// # Errors
@@ -243,10 +297,10 @@ impl Checkpoint {
     /// # Errors
     /// If the checkpoint does not have that layer.
     pub fn experts(&self, layer: LayerId) -> Result<Vec<Expert>, WeightsError> {
-        let prefix = layer_prefix(&self.config, layer);
         let expert = |expert: usize| {
-            let matrix = |w: &str| self.matrix(&format!("{prefix}.ffn.experts.{expert}.{w}.weight"));
-            Ok(Expert { w1: matrix("w1")?, w3: matrix("w3")?, w2: matrix("w2")? })
+            let key = ExpertKey { layer, expert: ExpertId(expert as u16) };
+            let [w1, w3, w2] = expert_names(&self.config, key);
+            Ok(Expert { w1: self.matrix(&w1)?, w3: self.matrix(&w3)?, w2: self.matrix(&w2)? })
         };
         (0..self.config.n_routed_experts).map(expert).collect()
     }
@@ -256,12 +310,24 @@ impl Checkpoint {
     /// # Errors
     /// If there is none, or its dtype is none that the model knows.
     pub fn tensor(&self, name: &str) -> Result<Tensor, WeightsError> {
-        let Some(place) = self.tensors.get(name) else {
-            return Err(WeightsError::NoSuchTensor { file: self.listing.clone(), name: name.to_owned() });
-        };
+        let place = self.place(name)?;
         let Some(dtype) = known(place.dtype) else {
             return Err(self.wrong_dtype(name, place.dtype.name(), "a dtype of DeepSeek-V4"));
         };
+        if let Some(file) = &self.files[place.file].direct {
+            let bytes = file.read(place.range.start as u64..place.range.end as u64)?;
+            if dtype == Dtype::F8E8M0
+                && let Some(element) = values::not_finite(&bytes, dtype)
+            {
+                return Err(WeightsError::NotFinite {
+                    file: self.file_of(name),
+                    name: name.to_owned(),
+                    element,
+                });
+            }
+            return Tensor::from_bytes(bytes, dtype, place.shape.clone())
+                .map_err(|source| self.entry(name, source.to_string()));
+        }
         let storage = Storage::clone(&self.files[place.file].storage);
         Tensor::new(storage, place.range.clone(), dtype, place.shape.clone())
             .map_err(|source| self.entry(name, source.to_string()))
@@ -275,6 +341,13 @@ impl Checkpoint {
         {
             mapping.release(place.range.clone());
         }
+    }
+
+    /// Where the tensor of that official name lies.
+    pub(crate) fn place(&self, name: &str) -> Result<&Place, WeightsError> {
+        self.tensors
+            .get(name)
+            .ok_or_else(|| WeightsError::NoSuchTensor { file: self.listing.clone(), name: name.to_owned() })
     }
 
     pub(crate) fn files(&self) -> &[MappedFile] {
@@ -299,6 +372,19 @@ impl Checkpoint {
     fn entry(&self, name: &str, problem: String) -> WeightsError {
         WeightsError::Entry { file: self.file_of(name), name: name.to_owned(), problem }
     }
+}
+
+impl MappedFile {
+    /// From here on bytes are read one tensor at a time.
+    fn stream(&mut self) -> Result<(), WeightsError> {
+        self.direct = self.path.as_deref().map(DirectFile::open).transpose()?;
+        (self.storage, self.mapping) = (empty(), None);
+        Ok(())
+    }
+}
+
+fn empty() -> Storage {
+    Arc::new(Vec::new())
 }
 
 /// The name of the config of a checkpoint.

@@ -1,0 +1,227 @@
+//! The expert store: routed experts from disk, as many of them in memory as it was told.
+//!
+//! A layer asks for its experts with [`ExpertStore::fetch`] and gets them one by one in ascending order, while a few
+//! threads read ahead. What stays in memory is the [`Policy`]'s decision; which numbers come out is not: an expert is
+//! its bytes in the file, whatever was cached.
+//!
+//! **Invariants:**
+//! * No more than `capacity` experts are in memory, those being read and those being computed with included.
+//! * A read that fails, comes short, meets a file that was changed or a scale that is no number is an error of the
+//!   fetch that needed it, names the file, and leaves no expert behind: the next fetch reads again.
+
+mod fetch;
+mod layout;
+mod policy;
+mod pool;
+mod reader;
+mod stats;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use cuvier_tensor::Dtype;
+use cuvier_types::{ExpertId, ExpertKey, LayerId};
+
+use crate::checkpoint::{Checkpoint, Expert};
+use crate::direct::DirectFile;
+use crate::{ModelConfig, WeightsError};
+
+pub use fetch::{Fetch, Lease};
+pub use policy::{Admission, Policy};
+pub use stats::LayerReads;
+
+use layout::Layout;
+use pool::Pool;
+use reader::{Source, read_loop};
+
+/// Threads that read. Disks of this kind are fastest at one or two large reads at a time; deeper queues only make the
+/// first of them wait.
+const READERS: usize = 2;
+
+/// Routed experts of a checkpoint, read when they are needed.
+pub struct ExpertStore {
+    shared: Arc<Shared>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+/// What readers and fetches have in common.
+struct Shared {
+    state: Mutex<State>,
+    /// Something was read, failed, or was given back.
+    moved: Condvar,
+    /// There is something to read, or nothing ever again.
+    wanted: Condvar,
+    source: Source,
+    pool: Pool,
+}
+
+struct State {
+    policy: Policy,
+    slots: HashMap<ExpertKey, Slot>,
+    /// What is to be read: first what a fetch waits for, then what will be needed.
+    needed: VecDeque<ExpertKey>,
+    foreseen: VecDeque<ExpertKey>,
+    reads: Vec<LayerReads>,
+    is_closing: bool,
+}
+
+/// An expert in memory, or on its way.
+struct Slot {
+    content: Content,
+    /// Fetches that will have it or have it.
+    pins: usize,
+}
+
+enum Content {
+    Reading,
+    Ready(Arc<Expert>),
+    Failed(Arc<WeightsError>),
+}
+
+impl ExpertStore {
+    /// Bytes of memory that each expert of the checkpoint takes in a store.
+    ///
+    /// # Errors
+    /// If it lacks experts of its layers.
+    pub fn expert_bytes(checkpoint: &Checkpoint) -> Result<u64, WeightsError> {
+        let mut most = 0;
+        for layer in layers(checkpoint) {
+            // The experts of a layer lie alike, but for where blocks begin.
+            let key = ExpertKey { layer, expert: ExpertId(0) };
+            most = most.max(Layout::new(&checkpoint.expert_places(key)?).bytes());
+        }
+        // One block more, for experts whose pieces begin less favourably; another to begin at one in memory.
+        Ok((most + 8 * crate::direct::ALIGN) as u64)
+    }
+
+    /// The fewest experts that a store can work with: one computed with while others are read.
+    pub const CAPACITY_MIN: usize = 4;
+
+    /// A store for the checkpoint in `folder` that has at most `capacity` experts in memory.
+    ///
+    /// # Errors
+    /// If a file cannot be opened or threads not be started.
+    ///
+    /// # Panics
+    /// If `capacity` is less than [`CAPACITY_MIN`](Self::CAPACITY_MIN).
+    pub fn new(checkpoint: &Checkpoint, capacity: usize) -> Result<Self, WeightsError> {
+        assert!(capacity >= Self::CAPACITY_MIN, "a store of {capacity} experts");
+        let source = Source::new(checkpoint)?;
+        let n_layers = usize::from(checkpoint.config().mtp_layer().0) + 1;
+        let state = State {
+            policy: Policy::new(capacity),
+            slots: HashMap::new(),
+            needed: VecDeque::new(),
+            foreseen: VecDeque::new(),
+            reads: vec![LayerReads::default(); n_layers],
+            is_closing: false,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            moved: Condvar::new(),
+            wanted: Condvar::new(),
+            source,
+            pool: Pool::default(),
+        });
+        let mut store = Self { shared, readers: Vec::new() };
+        for _ in 0..READERS {
+            let shared = Arc::clone(&store.shared);
+            let reader = std::thread::Builder::new()
+                .name("experts".to_owned())
+                .spawn(move || read_loop(&shared))
+                .map_err(WeightsError::io("experts", "starting a reading thread"))?;
+            store.readers.push(reader);
+        }
+        Ok(store)
+    }
+
+    /// A step of the model begins: what was used in earlier ones counts less from now on.
+    pub fn begin_step(&self) {
+        self.shared.lock().policy.begin_step();
+    }
+
+    /// The experts `wanted` of a layer, ascending, each once.
+    ///
+    /// Only one fetch of a thread should be alive at a time: it keeps experts in memory until it is dropped.
+    pub fn fetch(&self, layer: LayerId, wanted: impl Iterator<Item = u16>) -> Fetch<'_> {
+        let keys = wanted.map(|expert| ExpertKey { layer, expert: ExpertId(expert) }).collect();
+        Fetch::new(&self.shared, keys)
+    }
+
+    /// Begins to read what a later fetch of this step will ask for, as far as there is room for it.
+    pub fn foresee(&self, layer: LayerId, wanted: impl Iterator<Item = u16>) {
+        let mut state = self.shared.lock();
+        for expert in wanted {
+            let key = ExpertKey { layer, expert: ExpertId(expert) };
+            state.policy.touch(key);
+            if !state.slots.contains_key(&key) && state.admit(key) {
+                state.foreseen.push_back(key);
+            }
+        }
+        drop(state);
+        self.shared.wanted.notify_all();
+    }
+
+    /// What happened so far, by layer; the MTP block is the last one.
+    pub fn reads(&self) -> Vec<LayerReads> {
+        self.shared.lock().reads.clone()
+    }
+
+    /// Bytes of the three matrices of an expert, scales included, as they are stored.
+    pub fn stored_bytes(&self) -> usize {
+        self.shared.source.stored_bytes()
+    }
+
+    /// How the matrices of experts are stored.
+    pub fn dtype(&self) -> Option<Dtype> {
+        self.shared.source.dtype()
+    }
+
+    /// How many experts may be in memory.
+    pub fn capacity(&self) -> usize {
+        self.shared.lock().policy.capacity()
+    }
+}
+
+impl Drop for ExpertStore {
+    fn drop(&mut self) {
+        self.shared.lock().is_closing = true;
+        self.shared.wanted.notify_all();
+        for reader in self.readers.drain(..) {
+            // A reader that panicked has nothing more to say: its fetch has failed.
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Shared {
+    /// A thread that panicked while it held the lock leaves counts that are still whole.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Makes room for an expert that is not there and marks it as being read. Not if all that is there is in use.
+    fn admit(&mut self, key: ExpertKey) -> bool {
+        let slots = &self.slots;
+        let in_use = |key: ExpertKey| {
+            slots.get(&key).is_some_and(|slot| slot.pins > 0 || matches!(slot.content, Content::Reading))
+        };
+        match self.policy.admit(key, in_use) {
+            Admission::Full => return false,
+            Admission::Free => {}
+            Admission::Evict(other) => drop(self.slots.remove(&other)),
+        }
+        self.slots.insert(key, Slot { content: Content::Reading, pins: 0 });
+        true
+    }
+}
+
+/// Layers that have routed experts.
+fn layers(checkpoint: &Checkpoint) -> impl Iterator<Item = LayerId> + use<> {
+    let config: &ModelConfig = checkpoint.config();
+    let mtp = (checkpoint.drafter() == crate::Drafter::Mtp).then(|| config.mtp_layer());
+    config.layers().collect::<Vec<_>>().into_iter().chain(mtp)
+}

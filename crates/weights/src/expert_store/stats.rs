@@ -1,0 +1,41 @@
+//! What the store did, layer by layer.
+
+use std::time::Duration;
+
+/// What happened to the experts of one layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LayerReads {
+    /// Experts that a step needed and that were in memory.
+    pub hits: u64,
+    /// Experts that a step needed and that had to be read, or were being read.
+    pub misses: u64,
+    /// Experts read.
+    pub reads: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Time that reading took.
+    pub reading: Duration,
+    /// Time that a step waited for it: what was not hidden behind computing.
+    pub waiting: Duration,
+}
+
+impl LayerReads {
+    /// The sum of two.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            hits: self.hits + other.hits,
+            misses: self.misses + other.misses,
+            reads: self.reads + other.reads,
+            bytes: self.bytes + other.bytes,
+            reading: self.reading + other.reading,
+            waiting: self.waiting + other.waiting,
+        }
+    }
+
+    /// The share of needed experts that were in memory; 0 if none was needed.
+    pub fn hit_share(self) -> f64 {
+        let needed = self.hits + self.misses;
+        if needed == 0 { 0.0 } else { self.hits as f64 / needed as f64 }
+    }
+}
