@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use anyhow::bail;
+use cuvier_model::plan::StepSize;
 use cuvier_model::{
     Batch, Chunk, Compute, Ctx, LogitRows, Matrix, Roof, SequenceState, TokenId, Transformer, measure_roof,
 };
@@ -12,7 +13,8 @@ use serde_json::json;
 
 use crate::interrupt::Interrupt;
 use crate::options::{ComputeArgs, ModelArgs, show_size};
-use crate::session::open_model;
+use crate::planning;
+use crate::session::{Needs, open_model};
 
 /// Flags of `bench`.
 #[derive(clap::Args)]
@@ -33,9 +35,9 @@ pub struct Args {
     /// Sequences that decode together
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1")]
     slots: Vec<usize>,
-    /// Tokens per chunk of a prefill
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
-    chunk: u32,
+    /// Tokens per chunk of a prefill [default: what the plan says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    chunk: Option<u32>,
     /// Repetitions
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
@@ -48,6 +50,8 @@ struct Bench<'a> {
     model: &'a Transformer,
     compute: &'a Compute,
     args: &'a Args,
+    /// Tokens per chunk of a prefill.
+    chunk: usize,
     roof: Roof,
     interrupt: Interrupt,
 }
@@ -71,8 +75,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let interrupt = Interrupt::listen()?;
     let opened = open_model(args.model.model.as_deref())?;
     let compute = args.compute.compute()?;
-    let model = opened.transformer(&compute)?;
-    let context_max = model.config().max_position_embeddings;
+    let context_max = opened.checkpoint.config().max_position_embeddings;
     let longest = args.prefill.iter().chain(&args.context).max().copied().unwrap_or(0) + args.decode;
     if longest > context_max {
         bail!("{longest} tokens exceed the model's context of {context_max}");
@@ -80,9 +83,19 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if args.slots.contains(&0) || args.prefill.contains(&0) {
         bail!("--slots and --prefill take numbers above 0");
     }
+    let needs = Needs {
+        context: Some(longest),
+        slots: args.slots.iter().copied().max().unwrap_or(1),
+        chunk: args.chunk.map_or(StepSize::Chosen, |chunk| StepSize::Given(chunk as usize)),
+        logit_rows: 0,
+        prefix_cache: 0,
+    };
+    let plan = opened.plan(&args.compute, needs)?;
+    planning::lines(&plan).iter().for_each(|line| eprintln!("{line}"));
+    let model = opened.transformer_as(&plan, &compute)?;
     eprintln!("measuring the roof of {} threads on {}", compute.threads(), compute.isa().name());
     let roof = measure_roof(&compute);
-    let bench = Bench { model: &model, compute: &compute, args, roof, interrupt };
+    let bench = Bench { model: &model, compute: &compute, args, chunk: plan.chunk(), roof, interrupt };
     let mut rows = Vec::new();
     for &tokens in &args.prefill {
         rows.push(bench.prefill(tokens)?);
@@ -103,9 +116,9 @@ impl Bench<'_> {
         let speeds = self.repeat(|| {
             let mut state = self.model.new_state(self.args.compute.kv.into());
             let start = Instant::now();
-            let chunks = ids.chunks(self.args.chunk as usize);
+            let chunks = ids.chunks(self.chunk);
             for (index, chunk) in chunks.enumerate() {
-                let is_last = (index + 1) * self.args.chunk as usize >= ids.len();
+                let is_last = (index + 1) * self.chunk >= ids.len();
                 let logits = if is_last { LogitRows::Last } else { LogitRows::None };
                 self.step(&mut [&mut state], chunk, logits)?;
             }

@@ -5,13 +5,15 @@ use std::io::{IsTerminal, Write};
 use anyhow::{Context, bail};
 use cuvier_encoding::{Conversation, Ending, Generation, Message, PromptOptions, Role, encode_conversation};
 use cuvier_engine::{Engine, EngineConfig};
+use cuvier_model::plan::StepSize;
 use cuvier_types::SamplingParams;
 
 use crate::dialogue::Dialogue;
 use crate::interactive;
 use crate::interrupt::Interrupt;
 use crate::options::{ComputeArgs, ModelArgs, Think};
-use crate::session::{Opened, open_model};
+use crate::planning;
+use crate::session::{Needs, Opened, open_model};
 use crate::tokenize::read_stdin;
 
 /// Flags of `chat`.
@@ -38,6 +40,9 @@ pub struct Args {
     /// Longest answer, thinking included
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
+    /// Most tokens of the conversation [default: the model's own limit, or what memory allows]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    context: Option<u32>,
     /// What random draws follow from [default: the time]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -84,8 +89,26 @@ fn open_dialogue(
     history: Conversation,
 ) -> anyhow::Result<Dialogue> {
     let tokenizer = opened.tokenizer()?;
-    let model = opened.engine_model(&args.compute)?;
-    let engine = Engine::start(model, EngineConfig::default())?;
+    let defaults = EngineConfig::default();
+    let needs = Needs {
+        context: args.context.map(|n| n as usize),
+        slots: 1,
+        chunk: StepSize::Chosen,
+        logit_rows: 0,
+        prefix_cache: defaults.cache.memory_bytes,
+    };
+    let plan = opened.plan(&args.compute, needs)?;
+    if args.model.model.is_some() {
+        planning::lines(&plan).iter().for_each(|line| eprintln!("{line}"));
+    }
+    let model = opened.engine_model(&plan, &args.compute)?;
+    let config = EngineConfig {
+        batch_tokens_max: plan.chunk(),
+        sequences_max: plan.wish.slots,
+        context_max: Some(plan.wish.context),
+        ..defaults
+    };
+    let engine = Engine::start(model, config)?;
     let (temperature, top_p) = opened.sampling_defaults()?;
     Ok(Dialogue {
         tokenizer,

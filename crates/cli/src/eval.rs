@@ -3,13 +3,15 @@
 mod flags;
 
 use std::io::Write;
+use std::sync::Arc;
 
 use cuvier_encoding::{Generation, Tokenizer};
-use cuvier_engine::{Engine, EngineConfig};
+use cuvier_engine::{Engine, EngineConfig, TransformerModel};
 use cuvier_eval::{
     Asker, EvalError, Passages, Reader, Report, Tell, abstain, arithmetic, balance, bpb, gain, mtp, needle,
     tools,
 };
+use cuvier_model::plan::StepSize;
 use cuvier_model::{Compute, Transformer};
 use cuvier_train::data::{self, Encoder};
 use cuvier_weights::accounting::parameters;
@@ -18,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::options::{ComputeArgs, Kv};
 use crate::progress;
-use crate::session::{Opened, open_model};
+use crate::session::{Needs, Opened, open_model};
 
 pub use flags::Args;
 use flags::{AskArgs, Common, DataArgs, Name, NeedleArgs, TaskArgs};
@@ -35,7 +37,6 @@ const LENGTH_FACTOR: usize = 4;
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let common = args.common();
     let opened = open_model(common.model.model.as_deref())?;
-    opened.check_memory(common.compute.memory)?;
     let compute = common.compute.compute()?;
     let facts = facts(&opened, &common.compute, &compute)?;
     let bar = progress::count(0, args.verb());
@@ -110,9 +111,24 @@ impl AskArgs {
         run: impl FnOnce(&Asker<'_>) -> Result<Report, EvalError>,
     ) -> anyhow::Result<Report> {
         let tokenizer = opened.tokenizer()?;
-        let model = opened.engine_model_on(compute, common.compute.kv.into())?;
         let slots = self.slots as usize;
-        let config = EngineConfig { sequences_max: slots, ..EngineConfig::default() };
+        let defaults = EngineConfig::default();
+        let needs = Needs {
+            context: None,
+            slots,
+            chunk: StepSize::Chosen,
+            logit_rows: 0,
+            prefix_cache: defaults.cache.memory_bytes,
+        };
+        let plan = opened.plan(&common.compute, needs)?;
+        let transformer = opened.transformer_as(&plan, &compute)?;
+        let model = TransformerModel::new(Arc::new(transformer), compute, common.compute.kv.into());
+        let config = EngineConfig {
+            batch_tokens_max: plan.chunk(),
+            sequences_max: slots,
+            context_max: Some(plan.wish.context),
+            ..defaults
+        };
         let engine = Engine::start(model, config)?;
         let encoder = Encoder { tokenizer: &tokenizer, generation: opened.generation()? };
         let max_tokens = self.max_tokens.map(|tokens| tokens as usize);
@@ -164,7 +180,15 @@ impl DataArgs {
                 Passages::made(self.samples.unwrap_or(MADE) as usize, self.common.seed, context, encoder)?
             }
         };
-        let model: Transformer = opened.transformer(&compute)?;
+        let needs = Needs {
+            context: Some(context),
+            slots: 1,
+            chunk: StepSize::Given(context),
+            logit_rows: context,
+            prefix_cache: 0,
+        };
+        let plan = opened.plan(&self.common.compute, needs)?;
+        let model: Transformer = opened.transformer_as(&plan, &compute)?;
         let reader = Reader { model: &model, compute: &compute, kv: self.common.compute.kv.into() };
         Ok(run(&reader, &passages, &tokenizer)?)
     }

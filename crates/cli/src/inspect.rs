@@ -8,7 +8,7 @@ use cuvier_weights::{Checkpoint, Drafter, LayerKind, ModelConfig, Precision};
 use serde_json::json;
 
 use crate::options::{ModelArgs, show_size};
-use crate::session::{CALF_CONFIG, open_headers};
+use crate::session::{CALF_CONFIG, open_model};
 
 /// Flags of `inspect`.
 #[derive(clap::Args)]
@@ -58,7 +58,7 @@ fn subject(args: &Args) -> anyhow::Result<(String, ModelConfig, Option<Checkpoin
         (Some(Shape::Pro), _) => Ok(("pro".to_owned(), ModelConfig::pro(), None)),
         (Some(Shape::Calf), _) => Ok(("calf".to_owned(), ModelConfig::parse(CALF_CONFIG, "calf")?, None)),
         (None, folder) => {
-            let opened = open_headers(folder.as_deref())?;
+            let opened = open_model(folder.as_deref())?;
             if !opened.checkpoint.unused().is_empty() {
                 let unused = opened.checkpoint.unused();
                 eprintln!("{} tensors are of no known use, {} the first", unused.len(), unused[0]);

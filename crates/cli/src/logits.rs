@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use cuvier_model::plan::StepSize;
 use cuvier_model::{Batch, Chunk, Compute, Ctx, LogitRows, PROBE_NAMES, Probe, TokenId, Transformer};
 use cuvier_types::SequenceId;
 use cuvier_weights::write_f32_tensors;
 
 use crate::options::{ComputeArgs, ModelArgs};
 use crate::progress;
-use crate::session::open_model;
+use crate::session::{Needs, open_model};
 use crate::tokenize::parse_ids;
 
 /// Flags of `logits`.
@@ -40,9 +41,9 @@ pub struct Args {
 /// Runs the verb.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let compute = args.compute.compute()?;
-    let model = open_model(args.model.model.as_deref())?.transformer(&compute)?;
+    let opened = open_model(args.model.model.as_deref())?;
     if args.probe.iter().any(|name| name == "list") {
-        return list(&model);
+        return list(&opened.transformer_as(&opened.plan(&args.compute, needs(args, 1))?, &compute)?);
     }
     let (Some(file), Some(out)) = (&args.ids, &args.out) else {
         crate::refuse_usage("--ids FILE and -o OUT are needed, unless with --probe list")
@@ -52,6 +53,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if ids.is_empty() {
         bail!("{}: no token ids", file.display());
     }
+    let plan = opened.plan(&args.compute, needs(args, ids.len()))?;
+    let model = opened.transformer_as(&plan, &compute)?;
     check_probes(&model, &args.probe)?;
     let mut recorder = Recorder { wanted: args.probe.clone(), tensors: BTreeMap::new() };
     let logits = compute_logits(&model, &compute, args, &ids, &mut recorder)?;
@@ -62,6 +65,18 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     write_f32_tensors(out, &tensors)?;
     Ok(())
+}
+
+fn needs(args: &Args, tokens: usize) -> Needs {
+    let chunk = (args.chunk as usize).min(tokens);
+    Needs {
+        context: Some(tokens),
+        slots: 1,
+        chunk: StepSize::Given(chunk),
+        // All rows are kept, and once more as they are written.
+        logit_rows: chunk + 2 * tokens,
+        prefix_cache: 0,
+    }
 }
 
 fn compute_logits(

@@ -15,6 +15,8 @@ mod interactive;
 mod interrupt;
 mod logits;
 mod options;
+mod plan;
+mod planning;
 mod progress;
 mod serve;
 mod session;
@@ -44,6 +46,8 @@ enum Verb {
     Serve(serve::Args),
     /// What a model is: parameters, bytes, KV cache, FLOPs; reads headers only
     Inspect(inspect::Args),
+    /// Whether a model fits, how it is laid out in memory, and how fast it can be
+    Plan(plan::Args),
     /// Write a random-weight checkpoint of true format
     Synth(synth::Args),
     /// Train a model on prepared documents
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         Verb::Chat(args) => chat::run(args),
         Verb::Serve(args) => serve::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
+        Verb::Plan(args) => plan::run(&args),
         Verb::Synth(args) => synth::run(args),
         Verb::Train(args) => train::run(&args, train::Kind::Train),
         Verb::Sft(args) => train::run(&args, train::Kind::Sft),

@@ -9,11 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use cuvier_encoding::Generation;
 use cuvier_engine::{CacheConfig, DiskCache, Engine, EngineConfig};
+use cuvier_model::plan::StepSize;
 use cuvier_server::{App, ServerConfig};
 use cuvier_types::Bytes;
 
 use crate::options::{ComputeArgs, ModelArgs, Think, parse_size};
-use crate::session::open_model;
+use crate::planning;
+use crate::session::{Needs, open_model};
 
 /// Flags of `serve`.
 #[derive(clap::Args)]
@@ -85,20 +87,32 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let opened = open_model(args.model.model.as_deref())?;
     let tokenizer = opened.tokenizer()?;
     let config = server_config(args, &opened.name, opened.generation()?, opened.sampling_defaults()?);
-    let model = opened.engine_model(&args.compute)?;
+    let plan = opened.plan(&args.compute, needs(args))?;
+    planning::lines(&plan).iter().for_each(|line| eprintln!("{line}"));
+    let model = opened.engine_model(&plan, &args.compute)?;
     let engine_config = EngineConfig {
-        sequences_max: usize::from(args.slots),
-        context_max: args.context.map(|n| n as usize),
+        batch_tokens_max: plan.chunk(),
+        sequences_max: plan.wish.slots,
+        context_max: Some(plan.wish.context),
         cache: CacheConfig {
             memory_bytes: args.cache_memory.0,
             disk: args.cache_dir.clone().map(|dir| DiskCache { dir, bytes_max: args.cache_size.0 }),
         },
-        ..EngineConfig::default()
     };
     let engine = Engine::start(model, engine_config)?;
     let app = Arc::new(App::new(engine, tokenizer, config).context("the tokenizer")?);
     let runtime = tokio::runtime::Runtime::new().context("starting the server's threads")?;
     runtime.block_on(listen(args, app))
+}
+
+fn needs(args: &Args) -> Needs {
+    Needs {
+        context: args.context.map(|n| n as usize),
+        slots: usize::from(args.slots),
+        chunk: StepSize::Chosen,
+        logit_rows: 0,
+        prefix_cache: args.cache_memory.0,
+    }
 }
 
 /// A server that others can reach, and that lets everybody in, is refused.

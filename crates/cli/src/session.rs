@@ -3,58 +3,69 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use cuvier_encoding::{Generation, Tokenizer};
 use cuvier_engine::TransformerModel;
-use cuvier_model::{Compute, KvFormat, Transformer};
-use cuvier_types::Bytes;
-use cuvier_weights::Checkpoint;
+use cuvier_model::plan::{Plan, StepSize, Stock, Wish, plan as plan_memory, states};
+use cuvier_model::{Compute, Transformer};
+use cuvier_weights::{Checkpoint, ModelConfig};
 
-use crate::options::{ComputeArgs, show_size};
+use crate::options::ComputeArgs;
+use crate::planning::{free_memory, refusal};
 
 /// The config of the embedded toy model.
 pub const CALF_CONFIG: &str = include_str!("../../../models/calf/config.json");
 /// Its tokenizer.
 pub const CALF_TOKENIZER: &[u8] = include_bytes!("../../../models/calf/tokenizer.json");
-/// Room for one step's activations and a few short sequences beside the weights.
-const WORKSPACE_BYTES: u64 = 1 << 30;
+/// The program itself, the embedded model included, and what its libraries take.
+const PROCESS_BYTES: u64 = 48 << 20;
+/// Bytes that a tokenizer takes for each of its file.
+const TOKENIZER_FACTOR: u64 = 10;
+/// The share of the memory that states may take if no context was asked for, and the shortest context then.
+const STATES_SHARE: f64 = 0.2;
+const CONTEXT_LEAST: usize = 4096;
 const CALF_WEIGHTS: &[u8] = include_bytes!("../../../models/calf/model.safetensors");
 const CALF_GENERATION: &str = include_str!("../../../models/calf/generation_config.json");
+
+/// What a verb needs memory for, beside weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// Tokens of the longest sequence; `None`: as many as the model takes and memory allows.
+    pub context: Option<usize>,
+    /// Sequences at once.
+    pub slots: usize,
+    /// Tokens of a step.
+    pub chunk: StepSize,
+    /// Rows of logits of a step beyond one for each slot.
+    pub logit_rows: usize,
+    /// Bytes for states of earlier prompts; 0: none are kept.
+    pub prefix_cache: u64,
+}
 
 /// An opened checkpoint.
 pub struct Opened {
     /// What to call it.
     pub name: String,
-    /// Its files.
+    /// Its files, of which only headers were read.
     pub checkpoint: Checkpoint,
     folder: Option<PathBuf>,
 }
 
-/// Opens the checkpoint in `folder`, or the embedded one.
+/// Opens the checkpoint in `folder`, or the embedded one, by config and headers alone: what it takes in memory is known
+/// before any of it is there.
 pub fn open_model(folder: Option<&Path>) -> anyhow::Result<Opened> {
-    match folder {
-        Some(folder) => Ok(Opened {
-            name: folder_name(folder),
-            checkpoint: Checkpoint::open(folder)?,
-            folder: Some(folder.to_owned()),
-        }),
-        None => {
-            let checkpoint = Checkpoint::from_parts(CALF_CONFIG.as_bytes(), Arc::new(CALF_WEIGHTS))?;
-            Ok(Opened { name: "calf".to_owned(), checkpoint, folder: None })
-        }
-    }
-}
-
-/// Opens what can be known from config and headers alone.
-pub fn open_headers(folder: Option<&Path>) -> anyhow::Result<Opened> {
     match folder {
         Some(folder) => Ok(Opened {
             name: folder_name(folder),
             checkpoint: Checkpoint::open_headers(folder)?,
             folder: Some(folder.to_owned()),
         }),
-        None => open_model(None),
+        None => Ok(Opened { name: "calf".to_owned(), checkpoint: open_calf()?, folder: None }),
     }
+}
+
+fn open_calf() -> anyhow::Result<Checkpoint> {
+    Ok(Checkpoint::from_parts(CALF_CONFIG.as_bytes(), Arc::new(CALF_WEIGHTS))?)
 }
 
 fn folder_name(folder: &Path) -> String {
@@ -75,42 +86,77 @@ pub fn open_tokenizer(folder: Option<&Path>) -> anyhow::Result<Tokenizer> {
     }
 }
 
+/// The wish that `needs` come to. A context that was not asked for is as long as the model takes, or as a share of the
+/// memory has room for.
+pub fn wish_for(config: &ModelConfig, args: &ComputeArgs, needs: Needs, tokenizer: u64) -> Wish {
+    let context_max = config.max_position_embeddings;
+    let memory = args.memory.or_else(free_memory).map(|memory| memory.0);
+    let mut wish = Wish {
+        memory,
+        context: needs.context.unwrap_or(context_max).min(context_max),
+        slots: needs.slots,
+        kv: args.kv.into(),
+        chunk: needs.chunk,
+        logit_rows: needs.logit_rows,
+        holds: needs.prefix_cache > 0,
+        other: PROCESS_BYTES + tokenizer + needs.prefix_cache,
+        threads: args.threads().get(),
+    };
+    let too_long =
+        |wish: &Wish| memory.is_some_and(|all| states(config, wish) as f64 > STATES_SHARE * all as f64);
+    while needs.context.is_none() && wish.context > CONTEXT_LEAST && too_long(&wish) {
+        wish.context /= 2;
+    }
+    wish
+}
+
+/// What the tokenizer of a folder takes once it is read: its file is text, its tables are not.
+pub fn tokenizer_bytes(folder: &Path) -> u64 {
+    let metadata = folder.join("tokenizer.json").metadata();
+    TOKENIZER_FACTOR * metadata.map_or(0, |metadata| metadata.len())
+}
+
 impl Opened {
-    /// Refuses a ceiling that the weights alone exceed, or all but exceed.
-    pub fn check_memory(&self, ceiling: Option<Bytes>) -> anyhow::Result<()> {
-        let Some(ceiling) = ceiling else { return Ok(()) };
-        let needed = Transformer::weight_bytes(&self.checkpoint) + WORKSPACE_BYTES;
-        if needed > ceiling.0 {
-            let (needed, ceiling) = (show_size(needed), show_size(ceiling.0));
-            bail!(
-                "{}: weights and workspace take {needed}, --memory allows {ceiling}; allow {needed}",
-                self.name
-            );
+    /// The checkpoint with every scale looked at.
+    pub fn checked(&self) -> anyhow::Result<Checkpoint> {
+        match &self.folder {
+            Some(folder) => Ok(Checkpoint::open(folder)?),
+            None => open_calf(),
         }
-        Ok(())
     }
 
-    /// The model of the checkpoint, its matrices packed on the threads of `compute`.
+    /// Where weights, states and intermediate results go, within `--memory` or what the machine has free.
+    ///
+    /// # Errors
+    /// If they do not fit; the error says what would.
+    pub fn plan(&self, args: &ComputeArgs, needs: Needs) -> anyhow::Result<Plan> {
+        let stock = Stock::of_checkpoint(&self.checkpoint)?;
+        let tokenizer = self.folder.as_deref().map_or(0, tokenizer_bytes);
+        let wish = wish_for(self.checkpoint.config(), args, needs, tokenizer);
+        plan_memory(&stock, wish).map_err(|refused| anyhow!("{}: {}", self.name, refusal(&refused, &wish)))
+    }
+
+    /// The model of the checkpoint, all of it in memory.
     pub fn transformer(&self, compute: &Compute) -> anyhow::Result<Transformer> {
-        Ok(Transformer::load(&self.checkpoint, compute)?)
+        Ok(Transformer::load(&self.checked()?, compute)?)
     }
 
-    /// The model for an engine, as the flags ask for it.
-    ///
-    /// # Errors
-    /// If `--memory` is too little, or the checkpoint or the machine refuses.
-    pub fn engine_model(&self, args: &ComputeArgs) -> anyhow::Result<TransformerModel> {
-        self.check_memory(args.memory)?;
-        self.engine_model_on(args.compute()?, args.kv.into())
+    /// The model of the checkpoint, loaded as the plan says.
+    pub fn transformer_as(&self, plan: &Plan, compute: &Compute) -> anyhow::Result<Transformer> {
+        match (plan.streaming, &self.folder) {
+            (Some(streaming), Some(folder)) => {
+                let checkpoint = Arc::new(Checkpoint::open_streamed(folder)?);
+                Ok(Transformer::load_streamed(checkpoint, compute, streaming)?)
+            }
+            _ => self.transformer(compute),
+        }
     }
 
-    /// The model for an engine, on threads that are there.
-    ///
-    /// # Errors
-    /// If the checkpoint refuses.
-    pub fn engine_model_on(&self, compute: Compute, kv: KvFormat) -> anyhow::Result<TransformerModel> {
-        let transformer = Arc::new(self.transformer(&compute)?);
-        Ok(TransformerModel::new(transformer, compute, kv))
+    /// The model for an engine, loaded as the plan says.
+    pub fn engine_model(&self, plan: &Plan, args: &ComputeArgs) -> anyhow::Result<TransformerModel> {
+        let compute = args.compute()?;
+        let transformer = Arc::new(self.transformer_as(plan, &compute)?);
+        Ok(TransformerModel::new(transformer, compute, args.kv.into()))
     }
 
     /// The tokenizer beside it; one that has more tokens than the model is refused.

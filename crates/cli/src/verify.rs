@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 /// Every tensor, and the tokenizer.
 fn check_files(args: &Args, opened: &Opened, interrupt: &Interrupt) -> anyhow::Result<serde_json::Value> {
     let bar = progress::bytes(0, "checking numbers");
-    let report = opened.checkpoint.verify(!args.quick, &mut |done, total| {
+    let report = opened.checked()?.verify(!args.quick, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
         !interrupt.is_set()

@@ -142,19 +142,21 @@ impl SequenceState {
         self.release_before(self.held_from.min(self.position.saturating_sub(ROLLBACK_MAX)));
     }
 
+    /// The same for one layer, as soon as it has taken in the tokens from `began_at` up to `end`: the rows of a large step
+    /// then wait in one layer at a time, not in all of them.
+    pub(crate) fn release_layer(&mut self, index: usize, began_at: usize, end: usize) {
+        let held_from = if self.held_from < began_at { usize::MAX } else { self.held_from };
+        let oldest = held_from.min(end.saturating_sub(ROLLBACK_MAX));
+        let window = self.geometry.sliding_window - 1;
+        self.layers[index].release_before(&self.geometry.layers[index], oldest, window);
+    }
+
     /// Gives up what only states that end before `oldest` need.
     fn release_before(&mut self, oldest: usize) {
         let n_back = self.position - oldest;
         let window = self.geometry.sliding_window - 1;
         for (layer, geometry) in self.layers.iter_mut().zip(&self.geometry.layers) {
-            layer.window.release_before(oldest.saturating_sub(window));
-            if let (Some(state), Some(geometry)) = (&mut layer.compressed, &geometry.compressed) {
-                let start = geometry.pending_start(oldest);
-                state.pending.release_before(start);
-                if let Some(index) = &mut state.index {
-                    index.pending.release_before(start);
-                }
-            }
+            layer.release_before(geometry, oldest, window);
         }
         if let Some(mtp) = &mut self.mtp {
             let oldest = mtp.window.range().end.saturating_sub(n_back + window);
@@ -184,6 +186,18 @@ impl CompressedGeometry {
 }
 
 impl LayerState {
+    /// Gives up what only states that end before `oldest` need.
+    fn release_before(&mut self, geometry: &LayerGeometry, oldest: usize, window: usize) {
+        self.window.release_before(oldest.saturating_sub(window));
+        if let (Some(state), Some(geometry)) = (&mut self.compressed, &geometry.compressed) {
+            let start = geometry.pending_start(oldest);
+            state.pending.release_before(start);
+            if let Some(index) = &mut state.index {
+                index.pending.release_before(start);
+            }
+        }
+    }
+
     fn new(geometry: &LayerGeometry) -> Self {
         let compressed = geometry.compressed.as_ref().map(|compressed| CompressedState {
             pending: PagedRows::new(compressed.pending_len, 0),

@@ -119,6 +119,9 @@ impl Transformer {
             let mut layer_states: Vec<SegmentState<'_>> =
                 states.iter_mut().map(|state| &mut state.layers[index]).collect();
             layer.forward(&mut streams, &step, &mut layer_states, ctx)?;
+            for (state, segment) in states.iter_mut().zip(&segments) {
+                state.release_layer(index, segment.first_position, segment.end_position());
+            }
         }
         for (state, segment) in states.iter_mut().zip(&segments) {
             state.position = segment.end_position();

@@ -21,6 +21,7 @@ mod checkpoint;
 mod config;
 mod decode;
 mod direct;
+mod disk;
 mod encode;
 mod error;
 pub mod expert_store;
@@ -44,6 +45,7 @@ pub use checkpoint::{Checkpoint, Drafter, Expert};
 pub use config::{
     DsparkConfig, ExpertDtype, LayerKind, ModelConfig, QuantizationConfig, RopeScaling, ScoringFunc,
 };
+pub use disk::measure_disk;
 pub use error::WeightsError;
 pub use export::{Numbers, write_checkpoint};
 pub use index::Index;

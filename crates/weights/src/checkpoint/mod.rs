@@ -127,6 +127,11 @@ impl Checkpoint {
         self.files.iter().any(|file| file.direct.is_some())
     }
 
+    /// Whether its tensors lie in files.
+    pub fn is_in_files(&self) -> bool {
+        self.files.iter().all(|file| file.path.is_some())
+    }
+
     fn open_to(folder: &Path, depth: Depth) -> Result<Self, WeightsError> {
         let config = ModelConfig::parse(&read_text(folder, CONFIG, CONFIG_BYTES_MAX)?, CONFIG)?;
         let index = read_index(folder)?;
@@ -331,6 +336,15 @@ impl Checkpoint {
         let storage = Storage::clone(&self.files[place.file].storage);
         Tensor::new(storage, place.range.clone(), dtype, place.shape.clone())
             .map_err(|source| self.entry(name, source.to_string()))
+    }
+
+    /// How the tensor of that official name is stored, and its bytes, those of its scales included. `None`: there is none
+    /// of a dtype that the model knows.
+    pub fn stored_as(&self, name: &str) -> Option<(Dtype, u64)> {
+        let place = self.tensors.get(name)?;
+        let scale = self.tensors.get(&scale_name(name)).filter(|_| name.ends_with(".weight"));
+        let bytes = place.range.len() + scale.map_or(0, |scale| scale.range.len());
+        Some((known(place.dtype)?, bytes as u64))
     }
 
     /// Gives back the memory that the bytes of that tensor take, if they come from a file and there is such a tensor.

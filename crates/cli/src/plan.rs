@@ -1,0 +1,203 @@
+//! `cuvier plan`: whether a model fits, how it is laid out in memory, and how fast it can be, before any of it is there.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use cuvier_model::measure_roof;
+use cuvier_model::plan::{Plan, StepSize, Stock, TooLittle, plan};
+use cuvier_types::Bytes;
+use cuvier_weights::{ExpertDtype, ModelConfig, Precision, measure_disk};
+use serde_json::{Value, json};
+
+use crate::options::{ComputeArgs, ModelArgs, parse_size, show_size};
+use crate::planning;
+use crate::session::{CALF_CONFIG, Needs, open_model, wish_for};
+
+/// Flags of `plan`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+    /// A shape that is known without files
+    #[arg(value_name = "SHAPE", conflicts_with = "model")]
+    shape: Option<Shape>,
+    /// Tokens of the longest sequence [default: the model's own limit, or what memory allows]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    context: Option<u32>,
+    /// Sequences computed at the same time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    slots: u16,
+    /// Room on disk for the files of a SHAPE; more than that is refused
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    disk: Option<Bytes>,
+    /// Measure how fast this machine's memory is, and with --model its disk
+    #[arg(long)]
+    measure: bool,
+    /// Bytes per second of the disk, if not measured
+    #[arg(long, value_name = "SIZE", default_value = "1.5GB", value_parser = parse_size)]
+    disk_rate: Bytes,
+    /// Bytes per second of the memory, if not measured
+    #[arg(long, value_name = "SIZE", default_value = "30GB", value_parser = parse_size)]
+    memory_rate: Bytes,
+    /// One JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shapes known without files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Shape {
+    /// DeepSeek-V4-Flash
+    Flash,
+    /// DeepSeek-V4-Pro
+    Pro,
+    /// The embedded toy model
+    Calf,
+}
+
+/// Bytes per second.
+#[derive(Clone, Copy, Debug)]
+struct Rates {
+    disk: f64,
+    memory: f64,
+    /// Which of them were measured.
+    measured: [bool; 2],
+}
+
+/// Runs the verb.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let (name, stock) = subject(args)?;
+    let needs = Needs {
+        context: args.context.map(|n| n as usize),
+        slots: usize::from(args.slots),
+        chunk: StepSize::Chosen,
+        logit_rows: 0,
+        prefix_cache: 0,
+    };
+    let tokenizer = args.model.model.as_deref().map_or(0, crate::session::tokenizer_bytes);
+    let wish = wish_for(&stock.config, &args.compute, needs, tokenizer);
+    let rates = rates(args)?;
+    let planned = plan(&stock, wish);
+    let disk = args.disk.map(|disk| disk.0);
+    let is_too_large = args.shape.is_some() && disk.is_some_and(|disk| stock.stored > disk);
+    if args.json {
+        let document = to_json(&name, &planned, rates, is_too_large);
+        writeln!(std::io::stdout().lock(), "{document:#}")?;
+    } else if let Ok(plan) = &planned {
+        print(&name, &stock, plan, rates)?;
+    }
+    if is_too_large {
+        let (stored, disk) = (show_size(stock.stored), show_size(disk.unwrap_or(0)));
+        bail!("{name}: its files take {stored}, the disk has {disk}");
+    }
+    match planned {
+        Ok(_) => Ok(()),
+        Err(refused) => bail!("{name}: {}", planning::refusal(&refused, &wish)),
+    }
+}
+
+fn subject(args: &Args) -> anyhow::Result<(String, Stock)> {
+    let shape = |name: &str, config: ModelConfig| {
+        let mtp = config.num_nextn_predict_layers > 0;
+        let precision = match config.expert_dtype {
+            Some(ExpertDtype::Fp8) => Precision::Base,
+            _ => Precision::Official,
+        };
+        (name.to_owned(), Stock::of_shape(&config, precision, mtp))
+    };
+    Ok(match (args.shape, &args.model.model) {
+        (Some(Shape::Flash), _) => shape("flash", ModelConfig::flash()),
+        (Some(Shape::Pro), _) => shape("pro", ModelConfig::pro()),
+        (Some(Shape::Calf), _) => shape("calf", ModelConfig::parse(CALF_CONFIG, "calf")?),
+        (None, folder) => {
+            let opened = open_model(folder.as_deref())?;
+            let stock = Stock::of_checkpoint(&opened.checkpoint)?;
+            (opened.name, stock)
+        }
+    })
+}
+
+fn rates(args: &Args) -> anyhow::Result<Rates> {
+    let mut rates =
+        Rates { disk: args.disk_rate.0 as f64, memory: args.memory_rate.0 as f64, measured: [false; 2] };
+    if !args.measure {
+        return Ok(rates);
+    }
+    eprintln!("measuring memory");
+    rates.memory = measure_roof(&args.compute.compute()?).memory_bytes_per_s;
+    rates.measured[1] = true;
+    if let Some(folder) = &args.model.model {
+        eprintln!("measuring the disk");
+        if let Some(disk) = measure_disk(&shards(folder)?)? {
+            (rates.disk, rates.measured[0]) = (disk, true);
+        }
+    }
+    Ok(rates)
+}
+
+fn shards(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    Ok(paths.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect())
+}
+
+fn print(name: &str, stock: &Stock, plan: &Plan, rates: Rates) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let files = show_size(stock.stored);
+    writeln!(out, "{name}: {} routed experts; files {files}", stock.n_experts())?;
+    for line in planning::lines(plan) {
+        writeln!(out, "{line}")?;
+    }
+    let source = |index: usize| if rates.measured[index] { "measured" } else { "assumed" };
+    writeln!(
+        out,
+        "speed      at most {:.2} tokens/s: disk {:.2} GB/s ({}), memory {:.1} GB/s ({})",
+        plan.tokens_per_s(rates.disk, rates.memory),
+        rates.disk / 1e9,
+        source(0),
+        rates.memory / 1e9,
+        source(1)
+    )?;
+    Ok(())
+}
+
+fn to_json(name: &str, planned: &Result<Plan, TooLittle>, rates: Rates, is_too_large: bool) -> Value {
+    match planned {
+        Ok(plan) => json!({
+            "model": name,
+            "fits": !is_too_large,
+            "memory": {
+                "weights": plan.weights,
+                "kv": plan.kv,
+                "workspace": plan.workspace,
+                "expert_cache": plan.expert_cache,
+                "other": plan.wish.other,
+                "total": plan.total(),
+            },
+            "context": plan.wish.context,
+            "slots": plan.wish.slots,
+            "chunk": plan.chunk(),
+            "streamed": plan.streaming.map(|streaming| json!({
+                "experts_in_memory": streaming.experts,
+                "layers_in_memory": streaming.layers,
+            })),
+            "read_bytes_per_token": plan.read_bytes_per_token,
+            "memory_bytes_per_token": plan.memory_bytes_per_token,
+            "tokens_per_s_expected": plan.tokens_per_s(rates.disk, rates.memory),
+            "rates": {
+                "disk": rates.disk,
+                "memory": rates.memory,
+                "disk_measured": rates.measured[0],
+                "memory_measured": rates.measured[1],
+            },
+        }),
+        Err(TooLittle { memory, context, slots }) => json!({
+            "model": name,
+            "fits": false,
+            "nearest": { "memory": memory, "context": context, "slots": slots },
+        }),
+    }
+}
