@@ -9,6 +9,8 @@ use cuvier_model::{
     Batch, Chunk, Compute, Ctx, LogitRows, Matrix, Roof, SequenceState, TokenId, Transformer, measure_roof,
 };
 use cuvier_types::SequenceId;
+use cuvier_weights::expert_store::LayerReads;
+use cuvier_weights::measure_disk;
 use serde_json::json;
 
 use crate::interrupt::Interrupt;
@@ -53,6 +55,8 @@ struct Bench<'a> {
     /// Tokens per chunk of a prefill.
     chunk: usize,
     roof: Roof,
+    /// Of direct reads of experts. `None`: all weights are in memory, or the files are too small to tell.
+    disk_bytes_per_s: Option<f64>,
     interrupt: Interrupt,
 }
 
@@ -68,6 +72,19 @@ struct Row {
     /// Median share of the memory roof when decoding; in prefill the time that the operations take at their roofs,
     /// over the median time.
     roof_share: f64,
+    /// What was read from disk. `None`: all weights are in memory.
+    reads: Option<Reads>,
+}
+
+/// What the timed repetitions of a run read from disk.
+struct Reads {
+    /// All layers together.
+    all: LayerReads,
+    by_layer: Vec<LayerReads>,
+    tokens: usize,
+    /// The time that a token takes at least, what is read from disk hidden behind what is read from memory or the other
+    /// way round, over the median time; 0 for a prefill, which is bound by arithmetic as well.
+    bound_share: f64,
 }
 
 /// Runs the verb.
@@ -95,7 +112,19 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let model = opened.transformer_as(&plan, &compute)?;
     eprintln!("measuring the roof of {} threads on {}", compute.threads(), compute.isa().name());
     let roof = measure_roof(&compute);
-    let bench = Bench { model: &model, compute: &compute, args, chunk: plan.chunk(), roof, interrupt };
+    let disk_bytes_per_s = match plan.streaming {
+        Some(_) => measure_disk(&opened.shards()?)?,
+        None => None,
+    };
+    let bench = Bench {
+        model: &model,
+        compute: &compute,
+        args,
+        chunk: plan.chunk(),
+        roof,
+        disk_bytes_per_s,
+        interrupt,
+    };
     let mut rows = Vec::new();
     for &tokens in &args.prefill {
         rows.push(bench.prefill(tokens)?);
@@ -113,7 +142,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 impl Bench<'_> {
     fn prefill(&self, tokens: usize) -> anyhow::Result<Row> {
         let ids = self.ids(tokens, 1);
-        let speeds = self.repeat(|| {
+        let (speeds, reads) = self.repeat(tokens, |_| {
             let mut state = self.model.new_state(self.args.compute.kv.into());
             let start = Instant::now();
             let chunks = ids.chunks(self.chunk);
@@ -126,14 +155,25 @@ impl Bench<'_> {
         })?;
         let operations = self.model.prefill_operations(self.args.compute.kv.into(), tokens);
         let roof_share = median(&speeds) * self.roof.seconds(&operations) / tokens as f64;
-        Ok(Row { kind: "prefill", tokens, context: 0, slots: 1, speeds, bytes_per_token: 0.0, roof_share })
+        Ok(Row {
+            kind: "prefill",
+            tokens,
+            context: 0,
+            slots: 1,
+            speeds,
+            bytes_per_token: 0.0,
+            roof_share,
+            reads,
+        })
     }
 
     fn decode(&self, context: usize, slots: usize) -> anyhow::Result<Row> {
         let filled = self.model.filled_state(self.args.compute.kv.into(), context, self.compute);
         let kv_bytes = filled.decode_bytes(self.model.config().index_topk);
-        let ids = self.ids(slots * self.args.decode, 2);
-        let speeds = self.repeat(|| {
+        let count = slots * self.args.decode;
+        let (speeds, mut reads) = self.repeat(count, |round| {
+            // Other tokens each time: else the experts of the last time would be those of this one.
+            let ids = self.ids(count, 2 + round);
             let mut states: Vec<_> = (0..slots).map(|_| filled.clone()).collect();
             let start = Instant::now();
             for tokens in ids.chunks(slots) {
@@ -144,6 +184,11 @@ impl Bench<'_> {
         })?;
         let bytes_per_token = self.model.decode_weight_bytes(slots) / slots as f64 + kv_bytes as f64;
         let roof_share = median(&speeds) * bytes_per_token / self.roof.memory_bytes_per_s;
+        if let (Some(reads), Some(disk)) = (&mut reads, self.disk_bytes_per_s) {
+            let from_disk = reads.all.bytes as f64 / reads.tokens as f64 / disk;
+            reads.bound_share =
+                from_disk.max(bytes_per_token / self.roof.memory_bytes_per_s) * median(&speeds);
+        }
         Ok(Row {
             kind: "decode",
             tokens: self.args.decode,
@@ -152,6 +197,7 @@ impl Bench<'_> {
             speeds,
             bytes_per_token,
             roof_share,
+            reads,
         })
     }
 
@@ -176,11 +222,24 @@ impl Bench<'_> {
         check_finite(&output.logits)
     }
 
-    fn repeat(&self, mut run: impl FnMut() -> anyhow::Result<f64>) -> anyhow::Result<Vec<f64>> {
-        run()?; // the first maps pages and fills caches
-        let mut speeds = (0..self.args.repeat).map(|_| run()).collect::<Result<Vec<_>, _>>()?;
+    /// Runs as often as asked for, each time `tokens` tokens, after a first time that maps pages and fills caches.
+    fn repeat(
+        &self,
+        tokens: usize,
+        mut run: impl FnMut(u64) -> anyhow::Result<f64>,
+    ) -> anyhow::Result<(Vec<f64>, Option<Reads>)> {
+        run(0)?;
+        let before = self.model.expert_reads();
+        let repeat = self.args.repeat;
+        let mut speeds = (1..=u64::from(repeat)).map(&mut run).collect::<Result<Vec<_>, _>>()?;
         speeds.sort_by(f64::total_cmp);
-        Ok(speeds)
+        let reads = before.zip(self.model.expert_reads()).map(|(before, after)| {
+            let by_layer: Vec<_> =
+                after.iter().zip(&before).map(|(after, before)| after.since(*before)).collect();
+            let all = by_layer.iter().copied().fold(LayerReads::default(), LayerReads::and);
+            Reads { all, by_layer, tokens: tokens * repeat as usize, bound_share: 0.0 }
+        });
+        Ok((speeds, reads))
     }
 
     /// Token ids spread over the vocabulary.
@@ -222,6 +281,15 @@ fn print_table(bench: &Bench<'_>, rows: &[Row]) -> anyhow::Result<()> {
             out,
             "{kind:8} {tokens:6} {context:8} {slots:6}  {speed:8.1}  ({min:.1} - {max:.1})  {share:6.1} %"
         )?;
+        if let Some(reads) = &row.reads {
+            writeln!(out, "         {}", planning::reads(&reads.all, reads.tokens))?;
+        }
+        if let Some(Reads { bound_share, .. }) = row.reads.as_ref().filter(|reads| reads.bound_share > 0.0) {
+            writeln!(out, "         {:.1} % of what disk and memory allow together", 100.0 * bound_share)?;
+        }
+    }
+    if let Some(disk) = bench.disk_bytes_per_s {
+        writeln!(out, "disk {:.2} GB/s in direct reads of 12 MiB, two at a time", disk / 1e9)?;
     }
     writeln!(out, "peak memory {}", show_size(peak_memory_bytes()))?;
     Ok(())
@@ -241,6 +309,7 @@ fn print_json(model: &str, bench: &Bench<'_>, rows: &[Row]) -> anyhow::Result<()
                 "tokens_per_s_max": row.speeds[row.speeds.len() - 1],
                 "bytes_per_token": row.bytes_per_token,
                 "roof_share": row.roof_share,
+                "reads": row.reads.as_ref().map(reads_json),
             })
         })
         .collect();
@@ -252,11 +321,32 @@ fn print_json(model: &str, bench: &Bench<'_>, rows: &[Row]) -> anyhow::Result<()
         "gflops": bench.roof.flops_per_s / 1e9,
         "int8_gops": bench.roof.int8_ops_per_s / 1e9,
         "fp4_gops": bench.roof.fp4_ops_per_s / 1e9,
+        "disk_gbps": bench.disk_bytes_per_s.map(|disk| disk / 1e9),
     });
     let peak = peak_memory_bytes();
     let document = json!({ "model": model, "machine": machine, "runs": runs, "peak_memory_bytes": peak });
     writeln!(std::io::stdout().lock(), "{document}")?;
     Ok(())
+}
+
+fn reads_json(reads: &Reads) -> serde_json::Value {
+    let of = |reads: &LayerReads| {
+        json!({
+            "hits": reads.hits,
+            "misses": reads.misses,
+            "bytes": reads.bytes,
+            "reading_s": reads.reading.as_secs_f64(),
+            "waiting_s": reads.waiting.as_secs_f64(),
+        })
+    };
+    let layers: Vec<_> = reads.by_layer.iter().map(of).collect();
+    json!({
+        "bytes_per_token": reads.all.bytes as f64 / reads.tokens as f64,
+        "hit_share": reads.all.hit_share(),
+        "bound_share": reads.bound_share,
+        "all": of(&reads.all),
+        "layers": layers,
+    })
 }
 
 /// The most memory this process has held, mapped files included; 0 where the system does not tell.

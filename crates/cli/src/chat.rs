@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use anyhow::{Context, bail};
 use cuvier_encoding::{Conversation, Ending, Generation, Message, PromptOptions, Role, encode_conversation};
-use cuvier_engine::{Engine, EngineConfig};
+use cuvier_engine::{CacheConfig, Engine, EngineConfig};
 use cuvier_model::plan::StepSize;
 use cuvier_types::SamplingParams;
 
@@ -89,13 +89,13 @@ fn open_dialogue(
     history: Conversation,
 ) -> anyhow::Result<Dialogue> {
     let tokenizer = opened.tokenizer()?;
-    let defaults = EngineConfig::default();
     let needs = Needs {
         context: args.context.map(|n| n as usize),
         slots: 1,
         chunk: StepSize::Chosen,
         logit_rows: 0,
-        prefix_cache: defaults.cache.memory_bytes,
+        // A conversation keeps its own state.
+        prefix_cache: 0,
     };
     let plan = opened.plan(&args.compute, needs)?;
     if args.model.model.is_some() {
@@ -106,7 +106,7 @@ fn open_dialogue(
         batch_tokens_max: plan.chunk(),
         sequences_max: plan.wish.slots,
         context_max: Some(plan.wish.context),
-        ..defaults
+        cache: CacheConfig { memory_bytes: 0, disk: None },
     };
     let engine = Engine::start(model, config)?;
     let (temperature, top_p) = opened.sampling_defaults()?;

@@ -6,12 +6,14 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use cuvier_encoding::{Conversation, Message, Role};
+use cuvier_engine::LayerReads;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
 
 use crate::dialogue::{Answer, Dialogue};
 use crate::options::Think;
+use crate::planning;
 
 const HELP: &str = "/think off|low|high|max   how hard to think
 /system TEXT              what the model is told before the conversation; without TEXT: nothing
@@ -213,10 +215,22 @@ fn saved_conversation(text: &str) -> Option<Conversation> {
 /// A failed answer does not end the conversation.
 fn answer(dialogue: &mut Dialogue, text: &str) {
     let start = Instant::now();
+    let before = total(&dialogue.engine.expert_reads());
     match dialogue.answer(text) {
-        Ok(answer) => eprintln!("[{}]", speed(&answer, start)),
+        Ok(answer) => {
+            eprintln!("[{}]", speed(&answer, start));
+            let reads = total(&dialogue.engine.expert_reads()).since(before);
+            if reads.hits + reads.misses > 0 {
+                let computed = answer.prompt_tokens - answer.cached_tokens + answer.tokens;
+                eprintln!("[{}]", planning::reads(&reads, computed));
+            }
+        }
         Err(error) => eprintln!("error: {error:#}"),
     }
+}
+
+fn total(layers: &[LayerReads]) -> LayerReads {
+    layers.iter().copied().fold(LayerReads::default(), LayerReads::and)
 }
 
 /// What the answer took, in a line.

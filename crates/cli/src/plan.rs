@@ -1,9 +1,8 @@
 //! `cuvier plan`: whether a model fits, how it is laid out in memory, and how fast it can be, before any of it is there.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use cuvier_model::measure_roof;
 use cuvier_model::plan::{Plan, StepSize, Stock, TooLittle, plan};
 use cuvier_types::Bytes;
@@ -131,17 +130,11 @@ fn rates(args: &Args) -> anyhow::Result<Rates> {
     rates.measured[1] = true;
     if let Some(folder) = &args.model.model {
         eprintln!("measuring the disk");
-        if let Some(disk) = measure_disk(&shards(folder)?)? {
+        if let Some(disk) = measure_disk(&open_model(Some(folder))?.shards()?)? {
             (rates.disk, rates.measured[0]) = (disk, true);
         }
     }
     Ok(rates)
-}
-
-fn shards(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
-    Ok(paths.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect())
 }
 
 fn print(name: &str, stock: &Stock, plan: &Plan, rates: Rates) -> anyhow::Result<()> {

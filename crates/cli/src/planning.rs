@@ -2,6 +2,7 @@
 
 use cuvier_model::plan::{Plan, TooLittle, Wish};
 use cuvier_types::Bytes;
+use cuvier_weights::expert_store::LayerReads;
 
 use crate::options::show_size;
 
@@ -39,7 +40,6 @@ fn group_limit() -> Option<u64> {
 /// The plan in three lines.
 pub fn lines(plan: &Plan) -> [String; 3] {
     let Wish { context, slots, memory, other, .. } = plan.wish;
-    let sequences = if slots == 1 { "one sequence".to_owned() } else { format!("{slots} sequences") };
     let first = format!(
         "memory     {} of {}: weights {}, experts from disk {}, states {}, workspace {}, other {}",
         show_size(plan.total()),
@@ -50,8 +50,11 @@ pub fn lines(plan: &Plan) -> [String; 3] {
         show_size(plan.workspace),
         show_size(other),
     );
-    let second =
-        format!("sequences  {sequences} of up to {context} tokens; steps of {} tokens", plan.chunk());
+    let second = format!(
+        "sequences  {} of up to {context} tokens; steps of {} tokens",
+        sequences(slots),
+        plan.chunk()
+    );
     let third = match plan.streaming {
         None => "weights    all in memory".to_owned(),
         Some(streaming) => format!(
@@ -62,6 +65,23 @@ pub fn lines(plan: &Plan) -> [String; 3] {
         ),
     };
     [first, second, third]
+}
+
+/// What was read for so many tokens, in a line.
+pub fn reads(reads: &LayerReads, tokens: usize) -> String {
+    let per_token = reads.bytes.checked_div(tokens as u64).unwrap_or(0);
+    let waiting = reads.waiting.as_secs_f64();
+    let rate = if reads.reading.is_zero() { 0.0 } else { reads.bytes as f64 / reads.reading.as_secs_f64() };
+    format!(
+        "experts {:.0} % in memory, {} read per token at {:.2} GB/s a reader, {waiting:.2} s of it waited for",
+        100.0 * reads.hit_share(),
+        show_size(per_token),
+        rate / 1e9,
+    )
+}
+
+fn sequences(slots: usize) -> String {
+    if slots == 1 { "one sequence".to_owned() } else { format!("{slots} sequences") }
 }
 
 /// Why a wish is refused, and the nearest that is not.
@@ -75,8 +95,8 @@ pub fn refusal(refused: &TooLittle, wish: &Wish) -> String {
         nearest.push(format!("--slots {slots}"));
     }
     format!(
-        "does not fit into {memory}: {} sequences of {} tokens need {}; what fits: {}",
-        wish.slots,
+        "does not fit into {memory}: {} of {} tokens takes {}; what fits: {}",
+        sequences(wish.slots),
         wish.context,
         show_size(refused.memory),
         nearest.join(", or ")

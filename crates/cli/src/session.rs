@@ -136,6 +136,14 @@ impl Opened {
         plan_memory(&stock, wish).map_err(|refused| anyhow!("{}: {}", self.name, refusal(&refused, &wish)))
     }
 
+    /// The files that hold its weights; none of the embedded model.
+    pub fn shards(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let Some(folder) = &self.folder else { return Ok(Vec::new()) };
+        let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+        let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+        Ok(paths.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect())
+    }
+
     /// The model of the checkpoint, all of it in memory.
     pub fn transformer(&self, compute: &Compute) -> anyhow::Result<Transformer> {
         Ok(Transformer::load(&self.checked()?, compute)?)

@@ -96,18 +96,22 @@ struct Reporter {
     json: bool,
     on_terminal: bool,
     printed: Option<Instant>,
+    /// The step with which this process began, and when.
+    began: (u64, Instant),
     /// Where the line that changes has to be ended first.
     is_open: bool,
 }
 
 impl Reporter {
     fn new(json: bool) -> Self {
-        Self { json, on_terminal: std::io::stderr().is_terminal(), printed: None, is_open: false }
+        let on_terminal = std::io::stderr().is_terminal();
+        Self { json, on_terminal, printed: None, began: (0, Instant::now()), is_open: false }
     }
 
     fn tell(&mut self, event: &Event) {
         match event {
             Event::Began { parameters, documents, tokens, too_long, step } => {
+                self.began = (*step, Instant::now());
                 if *too_long > 0 {
                     eprintln!("{too_long} conversations are longer than any stage's `max_len` and left out");
                 }
@@ -136,7 +140,8 @@ impl Reporter {
             return;
         }
         self.printed = Some(Instant::now());
-        let line = line(steps, metrics);
+        let per_step = self.began.1.elapsed().as_secs_f64() / (metrics.step + 1 - self.began.0).max(1) as f64;
+        let line = line(steps, per_step, metrics);
         if self.on_terminal && metrics.validation.is_none() {
             eprint!("\r\x1b[2K{line}");
             // What a terminal does not show is not worth stopping for.
@@ -155,12 +160,11 @@ impl Reporter {
     }
 }
 
-fn line(steps: Option<u64>, metrics: &StepMetrics) -> String {
+fn line(steps: Option<u64>, per_step: f64, metrics: &StepMetrics) -> String {
     let done = metrics.step + 1;
     let of = steps.map_or(String::new(), |steps| format!("/{steps}"));
     let validation = metrics.validation.map_or(String::new(), |loss| format!(", held out {loss:.3}"));
     let left = steps.map_or(String::new(), |steps| {
-        let per_step = metrics.seconds / done as f64;
         format!(", {} left", duration(per_step * steps.saturating_sub(done) as f64))
     });
     format!(

@@ -1,10 +1,12 @@
 //! Starting an engine, and the caller's end of it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 
+use cuvier_model::LayerReads;
 use cuvier_scheduler::Limits;
 use cuvier_types::SequenceId;
 
@@ -12,7 +14,7 @@ use crate::cache::{Cache, CacheConfig, CacheStats, Counters, open_disk};
 use crate::request::Bounds;
 use crate::shelf::ConversationId;
 use crate::step::{Command, Reply, StepLoop};
-use crate::{Conversation, EngineError, EventStream, Listener, Model, Request, Ticket};
+use crate::{Conversation, EngineError, EventStream, Listener, Model, ReadReport, Request, Ticket};
 
 /// Starts engines.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +60,7 @@ impl Engine {
         let limits = Limits { batch_tokens_max, sequences_max, context_max };
         let (commands, receiver) = mpsc::channel();
         let counters = Arc::new(Counters::default());
+        let reads = model.reads();
         let disk = open_disk::<M>(&cache, &counters)?;
         let pings = commands.clone();
         // An engine that is gone needs no ping.
@@ -68,17 +71,17 @@ impl Engine {
             .spawn(move || StepLoop::new(model, bounds, limits, cache).run(&receiver))
             .map_err(EngineError::Thread)?;
         let door = Door { commands, bounds, next_id: Arc::new(AtomicU64::new(0)) };
-        Ok(EngineHandle { door, counters, thread: Some(thread) })
+        Ok(EngineHandle { door, counters, reads, thread: Some(thread) })
     }
 }
 
 /// A running engine. Dropping it cancels what is under way and waits for the engine thread to end.
 ///
 /// It can be shared between threads by reference.
-#[derive(Debug)]
 pub struct EngineHandle {
     door: Door,
     counters: Arc<Counters>,
+    reads: Option<ReadReport>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -131,9 +134,21 @@ impl EngineHandle {
         self.counters.read()
     }
 
+    /// What the model read of its routed experts so far, by layer, the MTP block last; none if all are in memory. It does
+    /// not wait for the engine's thread.
+    pub fn expert_reads(&self) -> Vec<LayerReads> {
+        self.reads.as_ref().map_or_else(Vec::new, |reads| reads())
+    }
+
     /// Tokens of the model's vocabulary.
     pub fn vocab_size(&self) -> usize {
         self.door.bounds.vocab_size
+    }
+}
+
+impl fmt::Debug for EngineHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineHandle").field("door", &self.door).finish_non_exhaustive()
     }
 }
 

@@ -1,7 +1,9 @@
 //! What the engine asks of a model.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use cuvier_model::LayerReads;
 use cuvier_types::Batch;
 
 /// A model as the engine sees it: it turns batches into logits, and knows how to handle its own states.
@@ -73,6 +75,11 @@ pub trait Model: Send + 'static {
     /// If they are not those of one state of this model.
     fn assemble(empty: &Self::State, segments: &[&[u8]], tail: &[u8]) -> Result<Self::State, Self::Error>;
 
+    /// What tells how much of the weights was read from disk. `None`: all are in memory.
+    fn reads(&self) -> Option<ReadReport> {
+        None
+    }
+
     /// Appends every chunk to its state (`states` is parallel to `batch.chunks`) and gives the logits of the rows
     /// that were asked for, in the order of the batch.
     ///
@@ -80,6 +87,9 @@ pub trait Model: Send + 'static {
     /// If the step could not be taken. The states may hold anything then: the engine throws them away.
     fn forward(&mut self, batch: &Batch, states: &mut [&mut Self::State]) -> Result<Logits, Self::Error>;
 }
+
+/// Tells what was read of routed experts so far, by layer, from any thread.
+pub type ReadReport = Arc<dyn Fn() -> Vec<LayerReads> + Send + Sync>;
 
 /// More tokens than a state can take back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cuvier_model::{Compute, Ctx, KvFormat, ModelError, SequenceState, Transformer};
 use cuvier_types::Batch;
 
-use crate::{Logits, Model, RollbackTooFar};
+use crate::{Logits, Model, ReadReport, RollbackTooFar};
 
 /// A transformer with the threads it runs on and the format of its states.
 pub struct TransformerModel {
@@ -90,6 +90,12 @@ impl Model for TransformerModel {
 
     fn assemble(empty: &SequenceState, segments: &[&[u8]], tail: &[u8]) -> Result<SequenceState, ModelError> {
         empty.clone().assemble(segments.iter().copied(), tail)
+    }
+
+    fn reads(&self) -> Option<ReadReport> {
+        self.transformer.expert_reads()?;
+        let transformer = Arc::clone(&self.transformer);
+        Some(Arc::new(move || transformer.expert_reads().unwrap_or_default()))
     }
 
     fn forward(&mut self, batch: &Batch, states: &mut [&mut SequenceState]) -> Result<Logits, ModelError> {

@@ -37,6 +37,7 @@ pub use ctx::{Ctx, PROBE_NAMES, Probe};
 pub use cuvier_kernels::{Compute, Isa, KvFormat, Lent, Operations, Roof, measure_roof};
 pub use cuvier_tensor::Matrix;
 pub use cuvier_types::{Batch, Chunk, LogitRows, TokenId};
+pub use cuvier_weights::expert_store::LayerReads;
 pub use error::ModelError;
 pub use indexer::IndexerLoss;
 pub use load::Streaming;

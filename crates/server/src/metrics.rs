@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{Duration, Instant};
 
-use cuvier_engine::{CacheStats, EngineHandle};
+use cuvier_engine::{CacheStats, EngineHandle, LayerReads};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
@@ -64,6 +65,7 @@ impl Metrics {
             c.first_token.clone(),
         );
         registry.register("between_tokens_seconds", "From a token to the next", c.between_tokens.clone());
+        registry.register_collector(Box::new(ReadMetrics(Arc::clone(&engine))));
         registry.register_collector(Box::new(CacheMetrics(engine)));
         Self { registry, counters }
     }
@@ -123,6 +125,38 @@ impl Collector for CacheMetrics {
         for (name, help, value) in HELD {
             let gauge = ConstGauge::new(value(&stats));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the model reads from disk, layer by layer. Nothing if all of it is in memory.
+#[derive(Debug)]
+struct ReadMetrics(Arc<EngineHandle>);
+
+/// Name, meaning and value of a figure of a layer.
+type ReadFigure = (&'static str, &'static str, fn(&LayerReads) -> f64);
+
+const READ: [ReadFigure; 5] = [
+    ("expert_hits", "Experts that were in memory when a step needed them", |reads| reads.hits as f64),
+    ("expert_misses", "Experts that had to be read first", |reads| reads.misses as f64),
+    ("expert_read_bytes", "Bytes of experts read from disk", |reads| reads.bytes as f64),
+    ("expert_read_seconds", "Time that reading experts took", |reads| reads.reading.as_secs_f64()),
+    ("expert_wait_seconds", "Time that steps waited for it", |reads| reads.waiting.as_secs_f64()),
+];
+
+impl Collector for ReadMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let layers = self.0.expert_reads();
+        if layers.is_empty() {
+            return Ok(());
+        }
+        for (name, help, value) in READ {
+            let family = Family::<[(&str, String); 1], Counter<f64, AtomicU64>>::default();
+            for (layer, reads) in layers.iter().enumerate() {
+                family.get_or_create(&[("layer", layer.to_string())]).inc_by(value(reads));
+            }
+            family.encode(encoder.encode_descriptor(name, help, None, family.metric_type())?)?;
         }
         Ok(())
     }

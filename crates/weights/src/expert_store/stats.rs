@@ -33,6 +33,19 @@ impl LayerReads {
         }
     }
 
+    /// What came after `earlier`, which this was once.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            hits: self.hits - earlier.hits,
+            misses: self.misses - earlier.misses,
+            reads: self.reads - earlier.reads,
+            bytes: self.bytes - earlier.bytes,
+            reading: self.reading.saturating_sub(earlier.reading),
+            waiting: self.waiting.saturating_sub(earlier.waiting),
+        }
+    }
+
     /// The share of needed experts that were in memory; 0 if none was needed.
     pub fn hit_share(self) -> f64 {
         let needed = self.hits + self.misses;
