@@ -20,6 +20,7 @@ mod config;
 mod decode;
 mod encode;
 mod error;
+pub mod expert_store;
 mod export;
 mod index;
 mod inventory;
