@@ -2,7 +2,7 @@
 //!
 //! All routed experts of a model are of one size, so capacity counts experts. The expert leaves that is the least
 //! likely to be used next. Its likelihood is a mixture of several memories: how often, of all uses in its layer,
-//! it was the one used, over the last step, the last tens, hundreds and thousands of steps. Which memory is worth
+//! it was the one used, over the last step, the last hundred, the last thousand, and all. Which memory is worth
 //! how much is learned as the model runs, from how well each foretold the uses that came: where uses follow a
 //! fixed popularity the long memory wins, where topics change a shorter one, where a token uses what the token
 //! before it used the shortest. A prefill that uses every expert once makes all of a layer equal in the short
@@ -14,17 +14,20 @@
 //!   resident with capacity `c` is resident with `c + 1`, and more memory never reads more.
 //! * At most `capacity` experts are resident.
 
+#[cfg(test)]
+mod tests;
+
 pub use cuvier_types::ExpertKey;
 use cuvier_types::{ExpertId, LayerId};
 
 /// How many memories there are.
-const N: usize = 5;
+const N: usize = 4;
 
 /// Steps after which a use counts half, for each memory. The first all but forgets what is older than a step.
-const HALF_LIVES_STEPS: [f64; N] = [0.25, 32.0, 128.0, 512.0, 8192.0];
+const HALF_LIVES_STEPS: [f64; N] = [0.25, 64.0, 512.0, 8192.0];
 
 /// How much one step changes what the memories are worth.
-const LEARNING_RATE: f64 = 0.02;
+const LEARNING_RATE: f64 = 0.1;
 
 /// No memory becomes worth less than this, so that it can come back.
 const WORTH_MIN: f64 = 1e-3;
