@@ -1,7 +1,9 @@
 //! `cuvier logits`: what the model says of given token ids, and what it computed on the way.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use cuvier_model::plan::StepSize;
@@ -25,7 +27,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", required_unless_present = "probe")]
     ids: Option<PathBuf>,
     /// Where to write: a safetensors file with `logits`, f32 [tokens, vocab]
-    #[arg(short, value_name = "OUT", required_unless_present = "probe")]
+    #[arg(short, value_name = "OUT", required_unless_present_any = ["probe", "trace"])]
     out: Option<PathBuf>,
     /// Tokens per chunk of the prefill
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
@@ -36,6 +38,9 @@ pub struct Args {
     /// Also write these intermediate tensors; `list` names them
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     probe: Vec<String>,
+    /// Also write which experts each step uses: a line per step, a JSON array of layers, of tokens, of ids
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 }
 
 /// Runs the verb.
@@ -45,8 +50,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if args.probe.iter().any(|name| name == "list") {
         return list(&opened.transformer_as(&opened.plan(&args.compute, needs(args, 1))?, &compute)?);
     }
-    let (Some(file), Some(out)) = (&args.ids, &args.out) else {
-        crate::refuse_usage("--ids FILE and -o OUT are needed, unless with --probe list")
+    let (Some(file), true) = (&args.ids, args.out.is_some() || args.trace.is_some()) else {
+        crate::refuse_usage("--ids FILE and -o OUT or --trace FILE are needed, unless with --probe list")
     };
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
     let ids = parse_ids(&text).with_context(|| file.display().to_string())?;
@@ -56,8 +61,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let plan = opened.plan(&args.compute, needs(args, ids.len()))?;
     let model = opened.transformer_as(&plan, &compute)?;
     check_probes(&model, &args.probe)?;
-    let mut recorder = Recorder { wanted: args.probe.clone(), tensors: BTreeMap::new() };
+    let trace = args.trace.as_ref().map(|file| TraceWriter::create(file)).transpose()?;
+    let mut recorder = Recorder { wanted: args.probe.clone(), tensors: BTreeMap::new(), trace };
     let logits = compute_logits(&model, &compute, args, &ids, &mut recorder)?;
+    let Some(out) = &args.out else { return Ok(()) };
     let mut tensors = vec![("logits".to_owned(), vec![ids.len(), model.config().vocab_size], logits)];
     for (name, (rows, data)) in recorder.tensors {
         let cols = data.len().checked_div(rows).unwrap_or(0);
@@ -89,12 +96,18 @@ fn compute_logits(
     let (prefill, decode) = ids.split_at(ids.len() - args.decode.min(ids.len()));
     let mut state = model.new_state(args.compute.kv.into());
     let bar = progress::count(ids.len() as u64, "tokens");
-    let mut logits = Vec::with_capacity(ids.len() * model.config().vocab_size);
+    let (rows, mut logits) = match args.out {
+        Some(_) => (LogitRows::All, Vec::with_capacity(ids.len() * model.config().vocab_size)),
+        None => (LogitRows::None, Vec::new()),
+    };
     for tokens in prefill.chunks(args.chunk as usize).chain(decode.chunks(1)) {
-        let chunk = Chunk { sequence: SequenceId(0), tokens: tokens.to_vec(), logits: LogitRows::All };
+        let chunk = Chunk { sequence: SequenceId(0), tokens: tokens.to_vec(), logits: rows };
         let mut ctx = Ctx::with_probe(compute, recorder);
         let output = model.forward(&Batch { chunks: vec![chunk] }, &mut [&mut state], &mut ctx)?;
         logits.extend_from_slice(output.logits.data());
+        if let Some(trace) = &mut recorder.trace {
+            trace.end_step()?;
+        }
         bar.inc(tokens.len() as u64);
     }
     bar.finish_and_clear();
@@ -105,22 +118,60 @@ fn compute_logits(
 struct Recorder {
     wanted: Vec<String>,
     tensors: BTreeMap<String, (usize, Vec<f32>)>,
+    trace: Option<TraceWriter>,
 }
 
 impl Probe for Recorder {
     fn wants(&self, name: &str) -> bool {
-        self.wanted.iter().any(|wanted| wanted == name)
+        self.is_wanted(name) || self.trace.is_some() && name.ends_with(EXPERTS)
     }
 
     fn record(&mut self, name: &str, rows: usize, data: &[f32]) {
-        let (all, tensor) = self.tensors.entry(name.to_owned()).or_default();
-        *all += rows;
-        tensor.extend_from_slice(data);
+        if let Some(trace) = self.trace.as_mut().filter(|_| name.ends_with(EXPERTS)) {
+            // Ids come as numbers.
+            let ids =
+                data.chunks(data.len() / rows.max(1)).map(|row| row.iter().map(|&id| id as u16).collect());
+            trace.layers.push(ids.collect());
+        }
+        if self.is_wanted(name) {
+            let (all, tensor) = self.tensors.entry(name.to_owned()).or_default();
+            *all += rows;
+            tensor.extend_from_slice(data);
+        }
+    }
+}
+
+impl Recorder {
+    fn is_wanted(&self, name: &str) -> bool {
+        self.wanted.iter().any(|wanted| wanted == name)
+    }
+}
+
+/// The tensor of a layer that holds the experts of its tokens.
+const EXPERTS: &str = ".ffn.experts";
+
+/// Writes which experts are used, step by step.
+struct TraceWriter {
+    name: String,
+    file: BufWriter<File>,
+    /// Of this step: each layer, each token, its experts.
+    layers: Vec<Vec<Vec<u16>>>,
+}
+
+impl TraceWriter {
+    fn create(path: &Path) -> anyhow::Result<Self> {
+        let name = path.display().to_string();
+        let file = BufWriter::new(File::create(path).with_context(|| name.clone())?);
+        Ok(Self { name, file, layers: Vec::new() })
+    }
+
+    fn end_step(&mut self) -> anyhow::Result<()> {
+        let line = serde_json::to_string(&std::mem::take(&mut self.layers))?;
+        writeln!(self.file, "{line}").and_then(|()| self.file.flush()).with_context(|| self.name.clone())
     }
 }
 
 fn list(model: &Transformer) -> anyhow::Result<()> {
-    use std::io::Write;
     let mut out = std::io::stdout().lock();
     for name in names(model) {
         writeln!(out, "{name}")?;

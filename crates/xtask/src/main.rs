@@ -12,6 +12,7 @@ mod page;
 mod peers;
 mod process;
 mod tidy;
+mod traces;
 
 use std::path::PathBuf;
 
@@ -30,6 +31,8 @@ enum Command {
     },
     /// Draw constrained answers from hostile logits, read and validate them, and print figures.
     Constrained(constrained::Args),
+    /// Replay which experts are used, and print what the expert store reads beside textbook rules and the optimum.
+    Traces(traces::Args),
     /// Apply known porting bugs one by one to a copy of the tree and report which ones the tests catch.
     Mutants {
         /// Only those whose name contains this.
@@ -58,6 +61,7 @@ fn main() -> anyhow::Result<()> {
         Command::Tidy => tidy::run(&root),
         Command::Fixtures { names } => fixtures::run(&root, &names),
         Command::Constrained(args) => constrained::run(&root, &args),
+        Command::Traces(args) => traces::run(&root, &args),
         Command::Mutants { only, list } => mutants::run(&root, only.as_deref(), list),
         Command::Peers(args) => peers::run(&root, &args),
         Command::Load(args) => load::run(&root, &args),

@@ -81,7 +81,8 @@ mod tests {
 
     fn place(file: usize, range: Range<usize>) -> Place {
         let shape = vec![range.len()];
-        Place { file, range, dtype: StoredDtype::I8, shape, stored: String::new() }
+        let dtype = StoredDtype::from_name("I8").expect("a dtype of the format");
+        Place { file, range, dtype, shape, stored: String::new() }
     }
 
     #[test]

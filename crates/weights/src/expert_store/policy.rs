@@ -1,22 +1,36 @@
 //! Which routed experts stay in memory: a pure state machine, no IO, clock, thread or tensor.
 //!
-//! All routed experts of a model are of one size, so capacity counts experts. The expert with the lowest score
-//! leaves. A score is the number of steps that used the expert, older steps weighing less; it is kept for experts
-//! that are not resident too, so that one that comes back is known.
+//! All routed experts of a model are of one size, so capacity counts experts. The expert leaves that is the least
+//! likely to be used next. Its likelihood is a mixture of several memories: how often, of all uses in its layer,
+//! it was the one used, over the last step, the last hundred, the last thousand, and all. Which memory is worth
+//! how much is learned as the model runs, from how well each foretold the uses that came: where uses follow a
+//! fixed popularity the long memory wins, where topics change a shorter one, where a token uses what the token
+//! before it used the shortest. A prefill that uses every expert once makes all of a layer equal in the short
+//! memories and leaves the order of the long ones as it was, so it drives out nothing for long.
 //!
 //! **Invariants:**
-//! * Scores are a function of the steps and uses so far, never of the capacity or of what is resident. The policy
-//!   is therefore a stack algorithm: for one history, what is resident with capacity `c` is resident with
-//!   `c + 1`, and more memory never reads more.
+//! * Likelihoods are a function of the steps and uses so far, never of the capacity or of what is resident;
+//!   experts that left are remembered. The policy is therefore a stack algorithm: for one history, what is
+//!   resident with capacity `c` is resident with `c + 1`, and more memory never reads more.
 //! * At most `capacity` experts are resident.
 
+#[cfg(test)]
+mod tests;
+
 pub use cuvier_types::ExpertKey;
+use cuvier_types::{ExpertId, LayerId};
 
-/// Steps after which a use counts half.
-const HALF_LIFE_STEPS: f64 = 512.0;
+/// How many memories there are.
+const N: usize = 4;
 
-/// Scores are scaled down by its reciprocal, exactly, when the weight of a use has reached it.
-const RESCALE: f64 = (1u128 << 100) as f64;
+/// Steps after which a use counts half, for each memory. The first all but forgets what is older than a step.
+const HALF_LIVES_STEPS: [f64; N] = [0.25, 64.0, 512.0, 8192.0];
+
+/// How much one step changes what the memories are worth.
+const LEARNING_RATE: f64 = 0.1;
+
+/// No memory becomes worth less than this, so that it can come back.
+const WORTH_MIN: f64 = 1e-3;
 
 /// What became of an expert that was to be resident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,93 +66,139 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Policy {
     capacity: usize,
-    /// By layer and expert; grows to what was named.
-    layers: Vec<Vec<Record>>,
-    /// In no order.
-    resident: Vec<ExpertKey>,
+    n_resident: usize,
+    /// Grows to what was named.
+    layers: Vec<Layer>,
     /// Steps begun.
     step: u64,
-    /// What a use in this step adds: it grows from step to step, which ages the older uses without touching them.
-    weight: f64,
-    /// Of the last use.
-    layer: usize,
+    /// The layer of the last use.
+    here: usize,
+    /// What is left of a use after one step, for each memory.
+    kept: [f64; N],
+    /// What each memory is worth; the sum is about 1.
+    worth: [f64; N],
+    /// How much of this step's uses each memory foretold.
+    foretold: [f64; N],
+}
+
+#[derive(Clone, Debug, Default)]
+struct Layer {
+    experts: Vec<Record>,
+    /// The step that used it last.
+    step: u64,
+    /// Of all experts together: their uses in each memory.
+    uses: [f64; N],
+    /// `uses` before this step's.
+    uses_before: [f64; N],
+    /// What a use in each memory adds to the likelihood of an expert.
+    factors: [f64; N],
+    /// The resident expert that is the least likely and how likely it is; to be found again once something changed.
+    lowest: Option<Option<(f64, u16)>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Record {
-    score: f64,
+    /// Uses in each memory.
+    uses: [f64; N],
     /// The step of the last use; 0 before the first.
-    used_in: u64,
-    /// Its place in `Policy::resident`.
-    slot: Option<usize>,
+    step: u64,
+    is_resident: bool,
 }
 
 impl Policy {
     /// A policy that keeps at most `capacity` experts; none is resident.
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, layers: Vec::new(), resident: Vec::new(), step: 0, weight: 1.0, layer: 0 }
+        Self {
+            capacity,
+            n_resident: 0,
+            layers: Vec::new(),
+            step: 0,
+            here: 0,
+            kept: HALF_LIVES_STEPS.map(|half_life| (-1.0 / half_life).exp2()),
+            worth: [1.0 / N as f64; N],
+            foretold: [0.0; N],
+        }
     }
 
     /// A new step of the model: time moves on.
     pub fn begin_step(&mut self) {
         self.step += 1;
-        self.weight *= (1.0 / HALF_LIFE_STEPS).exp2();
-        if self.weight >= RESCALE {
-            self.weight /= RESCALE;
-            self.layers.iter_mut().flatten().for_each(|record| record.score /= RESCALE);
+        let foretold = std::mem::take(&mut self.foretold);
+        let sum: f64 = foretold.iter().sum();
+        if sum > 0.0 {
+            for (worth, foretold) in self.worth.iter_mut().zip(foretold) {
+                *worth = (*worth + LEARNING_RATE * (foretold / sum - *worth)).max(WORTH_MIN);
+            }
         }
     }
 
     /// This step uses the expert, resident or not. Counts once per step.
     pub fn touch(&mut self, key: ExpertKey) {
-        let (step, weight) = (self.step, self.weight);
-        self.layer = usize::from(key.layer.0);
-        let record = self.record(key);
-        // Before the first step there is no step to count.
-        if record.used_in < step {
-            record.used_in = step;
-            record.score += weight;
+        self.grow(key);
+        self.here = usize::from(key.layer.0);
+        let layer = &mut self.layers[self.here];
+        if layer.step < self.step {
+            layer.age(self.step, &self.kept);
         }
+        let record = &mut layer.experts[usize::from(key.expert.0)];
+        // Before the first step there is no step to count.
+        if record.step == self.step {
+            return;
+        }
+        record.step = self.step;
+        let shares: [f64; N] = std::array::from_fn(|memory| match layer.uses_before[memory] {
+            0.0 => 0.0,
+            all => self.worth[memory] * record.uses[memory] / all,
+        });
+        // A use that no memory knew of tells nothing about them.
+        let likelihood: f64 = shares.iter().sum();
+        if likelihood > 0.0 {
+            self.foretold.iter_mut().zip(shares).for_each(|(sum, share)| *sum += share / likelihood);
+        }
+        for memory in 0..N {
+            record.uses[memory] += 1.0;
+            layer.uses[memory] += 1.0;
+            layer.factors[memory] = self.worth[memory] / layer.uses[memory];
+        }
+        layer.lowest = None;
     }
 
     /// Whether the expert is resident.
     pub fn contains(&self, key: ExpertKey) -> bool {
-        self.slot(key).is_some()
+        let layer = self.layers.get(usize::from(key.layer.0));
+        layer.and_then(|layer| layer.experts.get(usize::from(key.expert.0))).is_some_and(|it| it.is_resident)
     }
 
-    /// Makes the expert resident, unless every resident one is pinned. Of the rest the one leaves that was used
-    /// least; among equals the one whose layer comes last from here.
+    /// Makes the expert resident, unless there is no room and every resident one is pinned. Of the rest the least
+    /// likely leaves; among equals the one whose layer comes last from here.
     pub fn admit(&mut self, key: ExpertKey, is_pinned: impl Fn(ExpertKey) -> bool) -> Admission {
         if self.contains(key) {
             return Admission::Free;
         }
-        let evicted = if self.resident.len() < self.capacity {
-            None
-        } else {
+        let mut admission = Admission::Free;
+        if self.n_resident >= self.capacity {
             let Some(victim) = self.victim(is_pinned) else { return Admission::Full };
             self.remove(victim);
-            Some(victim)
-        };
-        let slot = self.resident.len();
-        self.resident.push(key);
-        self.record(key).slot = Some(slot);
-        evicted.map_or(Admission::Free, Admission::Evict)
+            admission = Admission::Evict(victim);
+        }
+        self.grow(key);
+        self.set_resident(key, true);
+        self.n_resident += 1;
+        admission
     }
 
-    /// The expert is no longer resident; its history stays. Nothing happens if it was not.
+    /// The expert is no longer resident; what is known of its uses stays. Nothing happens if it was not.
     pub fn remove(&mut self, key: ExpertKey) {
-        let Some(slot) = self.slot(key) else { return };
-        self.record(key).slot = None;
-        self.resident.swap_remove(slot);
-        if let Some(&moved) = self.resident.get(slot) {
-            self.record(moved).slot = Some(slot);
+        if self.contains(key) {
+            self.set_resident(key, false);
+            self.n_resident -= 1;
         }
     }
 
     /// How many experts are resident.
     #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
     pub fn len(&self) -> usize {
-        self.resident.len()
+        self.n_resident
     }
 
     /// How many experts may be resident.
@@ -146,38 +206,69 @@ impl Policy {
         self.capacity
     }
 
-    /// A scan of all residents: microseconds, before a read that takes a thousand times as long.
-    fn victim(&self, is_pinned: impl Fn(ExpertKey) -> bool) -> Option<ExpertKey> {
-        let candidates = self.resident.iter().copied().filter(|&key| !is_pinned(key));
-        candidates.min_by(|&a, &b| {
-            let scores = self.score(a).total_cmp(&self.score(b));
-            scores.then_with(|| self.layers_ahead(b).cmp(&self.layers_ahead(a))).then_with(|| b.cmp(&a))
-        })
+    fn victim(&mut self, is_pinned: impl Fn(ExpertKey) -> bool) -> Option<ExpertKey> {
+        let (n_layers, here) = (self.layers.len(), self.here);
+        // Layers that run before this expert can be used.
+        let layers_ahead = |layer: usize| (layer + n_layers - here - 1) % n_layers;
+        let lowest = self.layers.iter_mut().enumerate().filter_map(|(index, layer)| {
+            let key = |expert| ExpertKey { layer: LayerId(index as u16), expert: ExpertId(expert) };
+            let (likelihood, expert) = layer.lowest(|expert| is_pinned(key(expert)))?;
+            Some((likelihood, std::cmp::Reverse(layers_ahead(index)), key(expert)))
+        });
+        let victim = lowest.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        victim.map(|(_, _, key)| key)
     }
 
-    /// How many layers run between the last use and the next possible use of this expert.
-    fn layers_ahead(&self, key: ExpertKey) -> usize {
-        let n_layers = self.layers.len();
-        (usize::from(key.layer.0) + n_layers - self.layer - 1) % n_layers
+    fn set_resident(&mut self, key: ExpertKey, is_resident: bool) {
+        let layer = &mut self.layers[usize::from(key.layer.0)];
+        layer.experts[usize::from(key.expert.0)].is_resident = is_resident;
+        layer.lowest = None;
     }
 
-    fn score(&self, key: ExpertKey) -> f64 {
-        self.layers[usize::from(key.layer.0)][usize::from(key.expert.0)].score
-    }
-
-    fn slot(&self, key: ExpertKey) -> Option<usize> {
-        self.layers.get(usize::from(key.layer.0))?.get(usize::from(key.expert.0))?.slot
-    }
-
-    fn record(&mut self, key: ExpertKey) -> &mut Record {
+    fn grow(&mut self, key: ExpertKey) {
         let (layer, expert) = (usize::from(key.layer.0), usize::from(key.expert.0));
         if self.layers.len() <= layer {
-            self.layers.resize(layer + 1, Vec::new());
+            self.layers.resize(layer + 1, Layer::default());
         }
-        let layer = &mut self.layers[layer];
-        if layer.len() <= expert {
-            layer.resize(expert + 1, Record::default());
+        let experts = &mut self.layers[layer].experts;
+        if experts.len() <= expert {
+            experts.resize(expert + 1, Record::default());
         }
-        &mut layer[expert]
+    }
+}
+
+impl Layer {
+    /// A step begins to use the layer: what was used before counts less.
+    fn age(&mut self, step: u64, kept: &[f64; N]) {
+        self.step = step;
+        let records = self.experts.iter_mut().map(|record| &mut record.uses);
+        for uses in records.chain([&mut self.uses]) {
+            for (uses, kept) in uses.iter_mut().zip(kept) {
+                // Numbers too small to matter would become slow ones.
+                *uses = if *uses > 1e-200 { *uses * kept } else { 0.0 };
+            }
+        }
+        self.uses_before = self.uses;
+    }
+
+    /// The resident expert that is not pinned and the least likely, of the highest id among equals.
+    fn lowest(&mut self, is_pinned: impl Fn(u16) -> bool) -> Option<(f64, u16)> {
+        let lowest = match self.lowest {
+            Some(lowest) => lowest,
+            None => *self.lowest.insert(self.find_lowest(|_| false)),
+        };
+        match lowest {
+            Some((_, expert)) if is_pinned(expert) => self.find_lowest(is_pinned),
+            lowest => lowest,
+        }
+    }
+
+    fn find_lowest(&self, is_pinned: impl Fn(u16) -> bool) -> Option<(f64, u16)> {
+        let residents = (0..).zip(&self.experts).filter(|(_, record)| record.is_resident);
+        let candidates = residents.filter(|(expert, _)| !is_pinned(*expert)).map(|(expert, record)| {
+            let terms = record.uses.iter().zip(&self.factors).map(|(uses, factor)| uses * factor);
+            (terms.sum(), expert)
+        });
+        candidates.min_by(|a: &(f64, u16), b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)))
     }
 }

@@ -33,8 +33,9 @@ pub struct SynthOptions {
     pub vocab: Option<usize>,
     /// What the random numbers follow from.
     pub seed: u64,
-    /// Holes instead of random bytes: files of full size that take no disk. Expert tables are written all the
-    /// same, for without them the checkpoint would be a broken one.
+    /// Holes, which read as zeros, instead of random bytes: files of full size that take next to no disk. What is
+    /// small is written all the same (expert tables, norms, biases, sinks), so that the checkpoint is a whole one:
+    /// every number is finite, and tokens reach the experts of their tables.
     pub sparse: bool,
     /// How numbers are stored.
     pub precision: Precision,

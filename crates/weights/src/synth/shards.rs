@@ -20,6 +20,10 @@ use crate::{ModelConfig, Precision, StoredTensor, TensorSpec, WeightsError};
 /// Bytes made and written at a time.
 const PIECE: usize = 4 << 20;
 
+/// The largest tensor besides tables that is written where the rest is holes. The position biases of a compressor
+/// are this large; the mixing matrices of hyper-connections, which only act on what is not zero, are larger.
+const SMALL_BYTES_MAX: usize = 256 << 10;
+
 /// One file.
 pub(super) struct Shard {
     pub(super) tensors: Vec<PlannedTensor>,
@@ -37,6 +41,18 @@ pub(super) struct PlannedTensor {
 impl Shard {
     pub(super) fn bytes(&self) -> u64 {
         self.tensors.iter().map(|tensor| tensor.stored.bytes() as u64).sum()
+    }
+}
+
+impl PlannedTensor {
+    /// Whether a sparse checkpoint has it in full: expert tables, and norms, biases, sinks and their like, which are
+    /// what a model of zeros would make no sense without. Experts are many, so none of their scales is small.
+    fn is_small(&self) -> bool {
+        match self.stored.dtype {
+            Dtype::I64 => true,
+            Dtype::F32 | Dtype::BF16 => self.scales.is_none() && self.stored.bytes() <= SMALL_BYTES_MAX,
+            Dtype::F8E4M3 | Dtype::F8E8M0 | Dtype::I8 => false,
+        }
     }
 }
 
@@ -156,7 +172,7 @@ fn pieces<'a>(
             scales: *scales,
             config,
         };
-        if !options.sparse || stored.dtype == Dtype::I64 {
+        if !options.sparse || tensor.is_small() {
             let granule = source().granule();
             let step = (PIECE / granule * granule).max(granule);
             for start in (0..bytes).step_by(step) {

@@ -159,6 +159,56 @@ fn sparse_checkpoints_have_full_size_and_open() {
 }
 
 #[test]
+fn sparse_checkpoints_differ_from_dense_ones_in_nothing_but_large_tensors() {
+    // The router is larger than what is written; norms, sinks and the rest are smaller.
+    let config = ModelConfig { hidden_size: 1024, n_routed_experts: 160, ..tiny() };
+    let (dense_folder, dense) = written(&config, |o| o.shard_bytes_max = 4_000_000);
+    let (sparse_folder, sparse) = written(&config, |o| (o.shard_bytes_max, o.sparse) = (4_000_000, true));
+    let names = |folder: &Path| -> Vec<_> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(dense_folder.path()), names(sparse_folder.path()));
+    for name in names(dense_folder.path()) {
+        let [dense, sparse] =
+            [&dense_folder, &sparse_folder].map(|folder| fs::read(folder.path().join(&name)).unwrap());
+        assert_eq!(dense.len(), sparse.len(), "{name:?}");
+        let is_weights = name.to_string_lossy().ends_with(".safetensors");
+        let same = if is_weights {
+            8 + u64::from_le_bytes(dense[..8].try_into().unwrap()) as usize
+        } else {
+            dense.len()
+        };
+        assert!(dense[..same] == sparse[..same], "{name:?}");
+    }
+    let mut n_holes = 0;
+    for (name, _) in dense.places() {
+        let [dense, sparse] =
+            [&dense, &sparse].map(|checkpoint| checkpoint.tensor(name).unwrap().bytes().to_vec());
+        let is_hole = sparse.iter().all(|&byte| byte == 0);
+        let must_be_whole = ["norm.weight", "gate.bias", "tid2eid", "attn_sink", "_base", "_scale", ".ape"];
+        assert!(dense == sparse || is_hole, "{name}");
+        assert!(!is_hole || !must_be_whole.iter().any(|end| name.ends_with(end)), "{name}");
+        n_holes += usize::from(is_hole);
+    }
+    assert!(n_holes > 2000, "{n_holes}");
+}
+
+#[test]
+#[ignore = "makes files of a terabyte, though they take no disk: not every file system can"]
+fn sparse_flash_and_pro_have_every_tensor_and_byte_of_the_releases() {
+    for (config, tensors, bytes) in
+        [(ModelConfig::flash(), 69_187, 159_609_485_896), (ModelConfig::pro(), 145_116, 864_704_792_696)]
+    {
+        let folder = folder(&config, |o| o.sparse = true);
+        let checkpoint = Checkpoint::open_headers(folder.path()).unwrap();
+        assert_eq!((checkpoint.n_tensors(), checkpoint.tensor_bytes()), (tensors, bytes));
+    }
+}
+
+#[test]
 fn small_shards_split_groups_but_never_a_tensor_from_its_scales() {
     let folder = folder(&tiny(), |o| o.shard_bytes_max = 30_000);
     let files = fs::read_dir(folder.path()).unwrap().count();

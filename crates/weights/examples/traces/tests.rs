@@ -1,0 +1,79 @@
+use proptest::prelude::*;
+
+use crate::generate;
+use crate::replay::{Belady, Lfu, Lru, Popular, Rule, policy_reads, reads};
+use crate::trace::{Trace, distinct};
+
+/// The fewest reads, by trying every choice. Experts are bits.
+fn fewest_reads(sets: &[Vec<usize>], capacity: usize, resident: u32) -> usize {
+    let Some((set, rest)) = sets.split_first() else { return 0 };
+    let needed: u32 = set.iter().map(|expert| 1 << expert).sum();
+    let all = resident | needed;
+    let is_allowed = |kept: u32| {
+        let fits = kept.count_ones() as usize <= capacity;
+        let is_known = kept & !all == 0;
+        // Nothing that the set needs makes room for something else.
+        let together = if set.len() <= capacity { needed & !kept == 0 } else { kept & !needed == 0 };
+        fits && is_known && together
+    };
+    let ways = (0..=all).filter(|&kept| is_allowed(kept));
+    let later = ways.map(|kept| fewest_reads(rest, capacity, kept)).min();
+    (needed & !resident).count_ones() as usize + later.expect("to keep nothing but the set is a way")
+}
+
+fn sets() -> impl Strategy<Value = Vec<Vec<usize>>> {
+    let set = prop::collection::btree_set(0_usize..5, 1..3).prop_map(|set| set.into_iter().collect());
+    prop::collection::vec(set, 1..6)
+}
+
+/// Two layers of `n` experts.
+fn trace() -> impl Strategy<Value = Trace> {
+    let layer = || prop::collection::vec(0_u16..6, 1..4).prop_map(|ids| distinct(ids.into_iter()));
+    let step = (layer(), layer()).prop_map(|(a, b)| vec![a, b]);
+    let name = "random".to_owned();
+    prop::collection::vec(step, 1..60).prop_map(move |steps| Trace {
+        name: name.clone(),
+        n_layers: 2,
+        n_experts: 6,
+        steps,
+    })
+}
+
+proptest! {
+    #[test]
+    fn belady_reads_as_few_as_the_best_of_all_choices(sets in sets(), capacity in 0_usize..5) {
+        let belady = reads(&sets, capacity, &mut Belady::new(&sets));
+        prop_assert_eq!(belady, fewest_reads(&sets, capacity, 0));
+    }
+
+    #[test]
+    fn no_rule_reads_less_than_belady(trace in trace(), capacity in 0_usize..12) {
+        let sets = trace.sets();
+        let belady = reads(&sets, capacity, &mut Belady::new(&sets));
+        let (mut popular, mut perfect) = (Popular::new(&sets), Lfu::perfect(&sets));
+        let mut in_cache = Lfu::in_cache(&sets);
+        let rules: [&mut dyn Rule; 4] = [&mut Lru, &mut popular, &mut perfect, &mut in_cache];
+        for rule in rules {
+            prop_assert!(reads(&sets, capacity, rule) >= belady);
+        }
+        prop_assert!(policy_reads(&trace, capacity) >= belady);
+    }
+}
+
+#[test]
+fn with_room_for_all_every_expert_is_read_once() {
+    for trace in generate::all(20) {
+        let sets = trace.sets();
+        let used: std::collections::BTreeSet<_> = sets.iter().flatten().collect();
+        assert_eq!(policy_reads(&trace, trace.n_total()), used.len());
+        assert_eq!(reads(&sets, trace.n_total(), &mut Lru), used.len());
+    }
+}
+
+#[test]
+fn made_up_traces_are_the_same_every_time() {
+    for (a, b) in generate::all(5).iter().zip(&generate::all(5)) {
+        assert_eq!(a.steps, b.steps, "{}", a.name);
+        assert!(a.steps.iter().flatten().all(|set| set.is_sorted() && set.len() >= 6));
+    }
+}
