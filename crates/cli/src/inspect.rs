@@ -1,6 +1,7 @@
 //! `cuvier inspect`: what a model is, from `config.json` and headers alone.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use anyhow::bail;
 use cuvier_weights::accounting::{Accounting, Flops, StateBytes, account};
@@ -45,14 +46,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mtp = config.num_nextn_predict_layers > 0;
     let accounting = account(&config, Precision::Official, mtp, context);
     if args.json {
-        let document = to_json(&name, &config, &accounting, checkpoint.as_ref());
+        let document = to_json(&name, &config, &accounting, checkpoint.as_deref());
         writeln!(std::io::stdout().lock(), "{document:#}")?;
         return Ok(());
     }
-    print(&name, &config, &accounting, checkpoint.as_ref())
+    print(&name, &config, &accounting, checkpoint.as_deref())
 }
 
-fn subject(args: &Args) -> anyhow::Result<(String, ModelConfig, Option<Checkpoint>)> {
+fn subject(args: &Args) -> anyhow::Result<(String, ModelConfig, Option<Arc<Checkpoint>>)> {
     match (args.shape, &args.model.model) {
         (Some(Shape::Flash), _) => Ok(("flash".to_owned(), ModelConfig::flash(), None)),
         (Some(Shape::Pro), _) => Ok(("pro".to_owned(), ModelConfig::pro(), None)),

@@ -29,6 +29,9 @@ pub struct Args {
     /// Sequences computed at the same time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     slots: u16,
+    /// Memory for what was computed of earlier prompts, as `serve` keeps it
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size)]
+    cache_memory: Bytes,
     /// Room on disk for the files of a SHAPE; more than that is refused
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     disk: Option<Bytes>,
@@ -74,7 +77,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         slots: usize::from(args.slots),
         chunk: StepSize::Chosen,
         logit_rows: 0,
-        prefix_cache: 0,
+        prefix_cache: args.cache_memory.0,
     };
     let tokenizer = args.model.model.as_deref().map_or(0, crate::session::tokenizer_bytes);
     let wish = wish_for(&stock.config, &args.compute, needs, tokenizer);

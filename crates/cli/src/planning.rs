@@ -27,14 +27,21 @@ fn meminfo(key: &str) -> Option<u64> {
     Some(kib << 10)
 }
 
-/// What the group of processes that this one belongs to may still take.
+/// What the group of processes that this one belongs to may still take, in either version of such groups.
 fn group_limit() -> Option<u64> {
-    let group = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = group.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let number = |file: &str| -> Option<u64> {
-        std::fs::read_to_string(format!("/sys/fs/cgroup{path}/{file}")).ok()?.trim().parse().ok()
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = |key: &str| groups.lines().find_map(|line| line.split_once(key).map(|(_, path)| path));
+    let number = |folder: &str, file: &str| -> Option<u64> {
+        std::fs::read_to_string(format!("/sys/fs/cgroup{folder}/{file}")).ok()?.trim().parse().ok()
     };
-    Some(number("memory.max")?.saturating_sub(number("memory.current").unwrap_or(0)))
+    let left = |folder: &str, limit: &str, used: &str| {
+        Some(number(folder, limit)?.saturating_sub(number(folder, used).unwrap_or(0)))
+    };
+    let second = path("0::").and_then(|path| left(path, "memory.max", "memory.current"));
+    let first = path(":memory:").and_then(|path| {
+        left(&format!("/memory{path}"), "memory.limit_in_bytes", "memory.usage_in_bytes")
+    });
+    [first, second].into_iter().flatten().min()
 }
 
 /// The plan in three lines.

@@ -47,7 +47,7 @@ pub struct Opened {
     /// What to call it.
     pub name: String,
     /// Its files, of which only headers were read.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: Arc<Checkpoint>,
     folder: Option<PathBuf>,
 }
 
@@ -57,10 +57,10 @@ pub fn open_model(folder: Option<&Path>) -> anyhow::Result<Opened> {
     match folder {
         Some(folder) => Ok(Opened {
             name: folder_name(folder),
-            checkpoint: Checkpoint::open_headers(folder)?,
+            checkpoint: Arc::new(Checkpoint::open_streamed(folder)?),
             folder: Some(folder.to_owned()),
         }),
-        None => Ok(Opened { name: "calf".to_owned(), checkpoint: open_calf()?, folder: None }),
+        None => Ok(Opened { name: "calf".to_owned(), checkpoint: Arc::new(open_calf()?), folder: None }),
     }
 }
 
@@ -151,12 +151,11 @@ impl Opened {
 
     /// The model of the checkpoint, loaded as the plan says.
     pub fn transformer_as(&self, plan: &Plan, compute: &Compute) -> anyhow::Result<Transformer> {
-        match (plan.streaming, &self.folder) {
-            (Some(streaming), Some(folder)) => {
-                let checkpoint = Arc::new(Checkpoint::open_streamed(folder)?);
-                Ok(Transformer::load_streamed(checkpoint, compute, streaming)?)
+        match plan.streaming {
+            Some(streaming) => {
+                Ok(Transformer::load_streamed(Arc::clone(&self.checkpoint), compute, streaming)?)
             }
-            _ => self.transformer(compute),
+            None => self.transformer(compute),
         }
     }
 

@@ -11,6 +11,7 @@ mod mutants;
 mod page;
 mod peers;
 mod process;
+mod promise;
 mod tidy;
 mod traces;
 
@@ -31,6 +32,8 @@ enum Command {
     },
     /// Draw constrained answers from hostile logits, read and validate them, and print figures.
     Constrained(constrained::Args),
+    /// Serve random models under random ceilings, and see whether plans are kept
+    Promise(promise::Args),
     /// Replay which experts are used, and print what the expert store reads beside textbook rules and the optimum.
     Traces(traces::Args),
     /// Apply known porting bugs one by one to a copy of the tree and report which ones the tests catch.
@@ -62,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         Command::Fixtures { names } => fixtures::run(&root, &names),
         Command::Constrained(args) => constrained::run(&root, &args),
         Command::Traces(args) => traces::run(&root, &args),
+        Command::Promise(args) => promise::run(&root, &args),
         Command::Mutants { only, list } => mutants::run(&root, only.as_deref(), list),
         Command::Peers(args) => peers::run(&root, &args),
         Command::Load(args) => load::run(&root, &args),

@@ -43,6 +43,8 @@ pub struct LayerBytes {
 
 /// Blocks that a direct read may take more than it was asked for, for each of the tensors of an expert.
 const SLACK_PER_EXPERT: u64 = 8 * 4096;
+/// What is known of a tensor: its name and place, for a checkpoint and for a store of experts.
+const TABLE_PER_TENSOR: u64 = 1000;
 /// Copied through when a matrix is read.
 const READ_BUFFER: u64 = 8 << 20;
 
@@ -90,6 +92,8 @@ impl Stock {
         for spec in inventory(config, mtp).iter() {
             let Some((dtype, stored)) = stored_as(&spec) else { continue };
             stock.stored += stored;
+            // Its scales are one more.
+            stock.outside += TABLE_PER_TENSOR * (1 + u64::from(matches!(dtype, Dtype::I8 | Dtype::F8E4M3)));
             if spec.family == Family::Expert {
                 experts += stored;
                 continue;

@@ -5,7 +5,7 @@ mod faults;
 mod newcomer;
 pub mod server;
 mod steady;
-mod wire;
+pub mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

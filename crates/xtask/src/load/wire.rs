@@ -12,9 +12,14 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A connection with time limits.
 pub fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    connect_for(address, PATIENCE)
+}
+
+/// A connection over which an answer may take that long.
+pub fn connect_for(address: SocketAddr, patience: Duration) -> anyhow::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, Duration::from_secs(20)).context("connecting")?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
