@@ -21,7 +21,8 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// `streams`: `[tokens, hc_mult * hidden_size]`, updated in place; `states`: one per segment.
+    /// `streams`: `[tokens, hc_mult * hidden_size]`, updated in place; `states`: one per segment; `next`: the experts
+    /// of the layer behind this one, for which reading may begin early.
     ///
     /// Source: DeepSeek-V4 `inference/model.py`, `Block.forward`.
     ///
@@ -32,6 +33,7 @@ impl Layer {
         streams: &mut Streams,
         step: &Step<'_>,
         states: &mut [SegmentState<'_>],
+        next: Option<&Moe>,
         ctx: &mut Ctx<'_>,
     ) -> Result<(), ModelError> {
         let (x, mix) = self.hc_attn.pre(streams, &self.attn_norm, ctx);
@@ -44,7 +46,7 @@ impl Layer {
         let (x, mix) = self.hc_ffn.pre(streams, &self.ffn_norm, ctx);
         ctx.probe("hc_ffn.comb", &mix.comb);
         ctx.probe("ffn.in", &x);
-        let x = self.ffn.forward(&x, step.tokens, ctx)?;
+        let x = self.ffn.forward(&x, step.tokens, next, ctx)?;
         ctx.probe("ffn.out", &x);
         self.hc_ffn.post(streams, &x, &mix, ctx);
         ctx.probe("streams", streams);

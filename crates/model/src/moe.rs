@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cuvier_kernels::{
-    Activations, Dispatch, ExpertWeights, Lent, Routing, Store, add, experts, experts_part, gemm,
+    Activations, Compute, Dispatch, ExpertWeights, Lent, Routing, Store, add, experts, experts_part, gemm,
     route_by_hash, route_by_score, swiglu,
 };
 use cuvier_tensor::{Matrix, WeightMatrix};
@@ -16,6 +16,9 @@ mod backward;
 pub use backward::BalanceLoss;
 
 use crate::{Ctx, ModelError};
+
+/// The most tokens whose next experts are guessed.
+const GUESSED_TOKENS_MAX: usize = 8;
 
 /// The feed-forward part of a layer.
 pub struct Moe {
@@ -58,17 +61,25 @@ pub enum Selection {
 }
 
 impl Moe {
-    /// `x`: `[tokens, hidden_size]`, normed. Returns the same shape.
+    /// `x`: `[tokens, hidden_size]`, normed. Returns the same shape. `next`: the experts of the layer behind, see
+    /// [`Layer::forward`](crate::layer::Layer::forward).
     ///
     /// Source: DeepSeek-V4 `inference/model.py`, `MoE.forward` and `Gate.forward`.
     ///
     /// # Errors
     /// If an expert cannot be read.
-    pub fn forward(&self, x: &Matrix, tokens: &[u32], ctx: &mut Ctx<'_>) -> Result<Lent, ModelError> {
+    pub fn forward(
+        &self,
+        x: &Matrix,
+        tokens: &[u32],
+        next: Option<&Self>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<Lent, ModelError> {
         let mut out = ctx.matrix(x.rows(), x.cols());
         let x = &Activations::new(x.view());
         let routing = self.route(x, tokens, ctx);
-        self.experts.forward(x, &routing, self.swiglu_limit, &mut out, ctx)?;
+        let guess = || next.iter().for_each(|next| next.guess(x, ctx.compute));
+        self.experts.forward(x, &routing, self.swiglu_limit, guess, &mut out, ctx.compute)?;
         let shared = self.shared(x, ctx);
         add(ctx.compute, out.view_mut(), shared.view());
         ctx.keep(|kept| kept.routings.push(routing));
@@ -80,12 +91,28 @@ impl Moe {
         if let (Experts::Stored { store, layer, .. }, Selection::Hash { tid2eid }) =
             (&self.experts, &self.gate.selection)
         {
-            let mut ids: Vec<u16> =
-                tokens.iter().flat_map(|&token| tid2eid.row(token as usize)).copied().collect();
-            ids.sort_unstable();
-            ids.dedup();
-            store.foresee(*layer, ids.into_iter());
+            let ids = tokens.iter().flat_map(|&token| tid2eid.row(token as usize)).copied();
+            store.foresee(*layer, distinct(ids));
         }
+    }
+
+    /// What this router would choose for the input of the layer before, told to the store: streams change little from
+    /// layer to layer, so most of it is what it will choose.
+    fn guess(&self, x: &Activations<'_>, compute: &Compute) {
+        let (Experts::Stored { store, layer, .. }, Selection::Score { bias }) = (&self.experts, &self.gate.selection)
+        else {
+            return;
+        };
+        let weight = &self.gate.weight;
+        // Many tokens choose almost all; and there is nothing to ask where only an outline is kept.
+        if x.exact().rows() > GUESSED_TOKENS_MAX || weight.bytes() == 0 {
+            return;
+        }
+        let mut logits = compute.matrix(x.exact().rows(), weight.rows());
+        gemm(compute, x, weight, logits.view_mut());
+        let routing =
+            route_by_score(compute, logits.view(), bias, self.num_experts_per_tok, self.routed_scaling_factor);
+        store.guess(*layer, distinct(routing.ids.data().iter().copied()));
     }
 
     pub(crate) fn routes_by_score(&self) -> bool {
@@ -160,35 +187,47 @@ impl Experts {
         }
     }
 
-    /// The same operation over the same experts in the same order, wherever they are: so the same bits.
+    /// The same operation over the same experts in the same order, wherever they are: so the same bits. `guess` is called
+    /// while the first of them are read, if any are.
     fn forward(
         &self,
         x: &Activations<'_>,
         routing: &Routing,
         limit: f32,
+        guess: impl FnOnce(),
         out: &mut Matrix,
-        ctx: &Ctx<'_>,
+        compute: &Compute,
     ) -> Result<(), ModelError> {
         let Routing { ids, weights } = routing;
         let (store, layer) = match self {
             Self::Loaded(all) => {
-                experts(ctx.compute, x, ids, weights, all, limit, out.view_mut());
+                experts(compute, x, ids, weights, all, limit, out.view_mut());
                 return Ok(());
             }
             Self::Stored { store, layer, .. } => (store, *layer),
         };
-        let dispatch = Dispatch::new(ctx.compute, ids, weights);
+        let dispatch = Dispatch::new(compute, ids, weights);
         let mut fetch = store.fetch(layer, dispatch.ids());
+        // What this layer waits for is on its way.
+        guess();
         let mut mode = Store::Set;
         while let Some(lease) = fetch.next() {
             let lease = lease?;
             let here: Vec<ExpertWeights> = lease.experts().map(weights_of).collect();
             let here: Vec<&ExpertWeights> = here.iter().collect();
-            experts_part(ctx.compute, x, &dispatch, lease.range(), &here, limit, mode, out.view_mut());
+            experts_part(compute, x, &dispatch, lease.range(), &here, limit, mode, out.view_mut());
             mode = Store::Add;
         }
         Ok(())
     }
+}
+
+/// Each id once, ascending.
+fn distinct(ids: impl Iterator<Item = u16>) -> Vec<u16> {
+    let mut ids: Vec<u16> = ids.collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 /// The matrices as operations take them; they share memory with the expert.

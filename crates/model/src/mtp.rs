@@ -79,7 +79,7 @@ impl Mtp {
         let mut streams = self.combine(model, streams, step.tokens, ctx);
         let read = model.read_layer(model.layers.len(), ctx.compute)?;
         let layer = read.as_ref().unwrap_or(&self.layer);
-        layer.forward(&mut streams, step, states, ctx)?;
+        layer.forward(&mut streams, step, states, None, ctx)?;
         let logits = head(&streams, &self.hc_head, &self.hc_config, &self.norm, &model.head, ctx);
         Ok((logits, streams))
     }

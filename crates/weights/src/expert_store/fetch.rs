@@ -34,6 +34,9 @@ impl<'a> Fetch<'a> {
     pub(super) fn new(shared: &'a Shared, keys: Vec<ExpertKey>) -> Self {
         let mut fetch = Self { shared, is_pinned: vec![false; keys.len()], keys, given: 0 };
         let mut state = shared.lock();
+        if let Some(first) = fetch.keys.first() {
+            state.guesses.end(first.layer, fetch.keys.iter().map(|key| key.expert.0));
+        }
         for &key in &fetch.keys {
             state.policy.touch(key);
             let is_hit =

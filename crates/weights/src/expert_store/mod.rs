@@ -10,6 +10,7 @@
 //!   fetch that needed it, names the file, and leaves no expert behind: the next fetch reads again.
 
 mod fetch;
+mod guesses;
 mod layout;
 mod policy;
 mod pool;
@@ -31,6 +32,7 @@ pub use fetch::{Fetch, Lease};
 pub use policy::{Admission, Policy};
 pub use stats::LayerReads;
 
+use guesses::Guesses;
 use layout::Layout;
 use pool::Pool;
 use reader::{Source, read_loop};
@@ -62,6 +64,7 @@ struct State {
     /// What is to be read: first what a fetch waits for, then what will be needed.
     needed: VecDeque<ExpertKey>,
     foreseen: VecDeque<ExpertKey>,
+    guesses: Guesses,
     reads: Vec<LayerReads>,
     is_closing: bool,
 }
@@ -114,6 +117,7 @@ impl ExpertStore {
             slots: HashMap::new(),
             needed: VecDeque::new(),
             foreseen: VecDeque::new(),
+            guesses: Guesses::new(n_layers),
             reads: vec![LayerReads::default(); n_layers],
             is_closing: false,
         };
@@ -150,13 +154,24 @@ impl ExpertStore {
     }
 
     /// Begins to read what a later fetch of this step will ask for, as far as there is room for it.
-    pub fn foresee(&self, layer: LayerId, wanted: impl Iterator<Item = u16>) {
+    pub fn foresee(&self, layer: LayerId, wanted: Vec<u16>) {
         let mut state = self.shared.lock();
         for expert in wanted {
             let key = ExpertKey { layer, expert: ExpertId(expert) };
             state.policy.touch(key);
-            if !state.slots.contains_key(&key) && state.admit(key) {
-                state.foreseen.push_back(key);
+            state.read_ahead(key);
+        }
+        drop(state);
+        self.shared.wanted.notify_all();
+    }
+
+    /// Begins to read what a later fetch of this step will probably ask for, while no fetch waits for anything, provided
+    /// that guesses about this layer have been right lately: a wrong one keeps the disk from what is needed.
+    pub fn guess(&self, layer: LayerId, probable: Vec<u16>) {
+        let mut state = self.shared.lock();
+        if state.guesses.begin(layer, &probable) {
+            for expert in probable {
+                state.read_ahead(ExpertKey { layer, expert: ExpertId(expert) });
             }
         }
         drop(state);
@@ -203,6 +218,13 @@ impl Shared {
 }
 
 impl State {
+    /// Reads an expert when nothing else is to be read, if there is room for it.
+    fn read_ahead(&mut self, key: ExpertKey) {
+        if !self.slots.contains_key(&key) && self.admit(key) {
+            self.foreseen.push_back(key);
+        }
+    }
+
     /// Makes room for an expert that is not there and marks it as being read. Not if all that is there is in use.
     fn admit(&mut self, key: ExpertKey) -> bool {
         let slots = &self.slots;
