@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod data;
 mod dialogue;
+mod distill;
 mod eval;
 mod grpo;
 mod inspect;
@@ -58,6 +59,8 @@ enum Verb {
     Qat(train::Args),
     /// Let a checkpoint learn from its own answers, which a verifier judges
     Grpo(grpo::Args),
+    /// Make one model of several that each know a domain
+    Distill(distill::Args),
     /// Text to token ids and back
     Tokenize(tokenize::Args),
     /// Logits and named intermediate tensors of given token ids
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         Verb::Sft(args) => train::run(&args, train::Kind::Sft),
         Verb::Qat(args) => train::run(&args, train::Kind::Qat),
         Verb::Grpo(args) => grpo::run(&args),
+        Verb::Distill(args) => distill::run(&args),
         Verb::Tokenize(args) => tokenize::run(&args),
         Verb::Logits(args) => logits::run(&args),
         Verb::Verify(args) => verify::run(&args),

@@ -38,9 +38,8 @@ fn group_limit() -> Option<u64> {
         Some(number(folder, limit)?.saturating_sub(number(folder, used).unwrap_or(0)))
     };
     let second = path("0::").and_then(|path| left(path, "memory.max", "memory.current"));
-    let first = path(":memory:").and_then(|path| {
-        left(&format!("/memory{path}"), "memory.limit_in_bytes", "memory.usage_in_bytes")
-    });
+    let first = path(":memory:")
+        .and_then(|path| left(&format!("/memory{path}"), "memory.limit_in_bytes", "memory.usage_in_bytes"));
     [first, second].into_iter().flatten().min()
 }
 

@@ -19,6 +19,7 @@ mod attention;
 mod compressor;
 mod compute;
 mod cross_entropy;
+mod divergence;
 mod elementwise;
 mod embedding;
 mod entry;
@@ -51,6 +52,7 @@ pub use compressor::{
 };
 pub use compute::{Compute, DisjointRows, Lent, Number};
 pub use cross_entropy::cross_entropy;
+pub use divergence::divergence;
 pub use elementwise::{add, replicate, replicate_backward, scale};
 pub use embedding::{embed, embed_backward};
 pub use entry::{

@@ -99,7 +99,8 @@ impl Moe {
     /// What this router would choose for the input of the layer before, told to the store: streams change little from
     /// layer to layer, so most of it is what it will choose.
     fn guess(&self, x: &Activations<'_>, compute: &Compute) {
-        let (Experts::Stored { store, layer, .. }, Selection::Score { bias }) = (&self.experts, &self.gate.selection)
+        let (Experts::Stored { store, layer, .. }, Selection::Score { bias }) =
+            (&self.experts, &self.gate.selection)
         else {
             return;
         };
@@ -110,8 +111,13 @@ impl Moe {
         }
         let mut logits = compute.matrix(x.exact().rows(), weight.rows());
         gemm(compute, x, weight, logits.view_mut());
-        let routing =
-            route_by_score(compute, logits.view(), bias, self.num_experts_per_tok, self.routed_scaling_factor);
+        let routing = route_by_score(
+            compute,
+            logits.view(),
+            bias,
+            self.num_experts_per_tok,
+            self.routed_scaling_factor,
+        );
         store.guess(*layer, distinct(routing.ids.data().iter().copied()));
     }
 

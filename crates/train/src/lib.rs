@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod data;
+pub mod distill;
 pub mod grpo;
 pub mod init;
 pub mod metrics;

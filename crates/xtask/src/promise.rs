@@ -31,12 +31,30 @@ pub struct Args {
 
 /// The shapes, as changes of Flash, and how many MiB of them are experts, about.
 const SHAPES: [(&str, &str); 6] = [
-    ("tiny", r#"{"hidden_size":256,"num_hidden_layers":4,"compress_ratios":[0,4,128,4],"num_attention_heads":4,"head_dim":64,"qk_rope_head_dim":16,"q_lora_rank":64,"o_groups":2,"o_lora_rank":64,"index_n_heads":4,"index_head_dim":32,"index_topk":64,"n_routed_experts":32,"num_experts_per_tok":4,"moe_intermediate_size":128,"num_hash_layers":1,"vocab_size":2048}"#),
-    ("narrow", r#"{"hidden_size":512,"num_hidden_layers":6,"compress_ratios":[0,0,4,128,4,128],"num_attention_heads":8,"head_dim":128,"qk_rope_head_dim":64,"q_lora_rank":128,"o_groups":2,"o_lora_rank":128,"index_n_heads":8,"index_head_dim":64,"index_topk":64,"n_routed_experts":256,"num_experts_per_tok":6,"moe_intermediate_size":1024,"num_hash_layers":2,"vocab_size":4096}"#),
-    ("wide", r#"{"hidden_size":2048,"num_hidden_layers":4,"compress_ratios":[0,4,128,4],"num_attention_heads":16,"head_dim":256,"qk_rope_head_dim":64,"q_lora_rank":512,"o_groups":4,"o_lora_rank":256,"index_n_heads":16,"index_head_dim":64,"index_topk":128,"n_routed_experts":128,"num_experts_per_tok":4,"moe_intermediate_size":1024,"num_hash_layers":1,"vocab_size":32768}"#),
-    ("heads", r#"{"hidden_size":1024,"num_hidden_layers":4,"compress_ratios":[0,4,128,4],"num_attention_heads":32,"head_dim":512,"qk_rope_head_dim":64,"q_lora_rank":256,"o_groups":8,"o_lora_rank":256,"index_n_heads":32,"index_head_dim":128,"index_topk":256,"n_routed_experts":192,"num_experts_per_tok":6,"moe_intermediate_size":1024,"num_hash_layers":1,"vocab_size":8192}"#),
-    ("deep", r#"{"hidden_size":768,"num_hidden_layers":12,"compress_ratios":[0,0,4,128,4,128,4,128,4,128,4,128],"num_attention_heads":8,"head_dim":128,"qk_rope_head_dim":32,"q_lora_rank":256,"o_groups":2,"o_lora_rank":256,"index_n_heads":8,"index_head_dim":64,"index_topk":64,"n_routed_experts":128,"num_experts_per_tok":6,"moe_intermediate_size":768,"num_hash_layers":2,"vocab_size":16384}"#),
-    ("sliding", r#"{"hidden_size":1024,"num_hidden_layers":6,"compress_ratios":[0,0,0,0,0,0],"num_attention_heads":8,"head_dim":128,"qk_rope_head_dim":64,"q_lora_rank":256,"o_groups":2,"o_lora_rank":256,"n_routed_experts":128,"num_experts_per_tok":2,"moe_intermediate_size":1024,"num_hash_layers":3,"vocab_size":65536}"#),
+    (
+        "tiny",
+        r#"{"hidden_size":256,"num_hidden_layers":4,"compress_ratios":[0,4,128,4],"num_attention_heads":4,"head_dim":64,"qk_rope_head_dim":16,"q_lora_rank":64,"o_groups":2,"o_lora_rank":64,"index_n_heads":4,"index_head_dim":32,"index_topk":64,"n_routed_experts":32,"num_experts_per_tok":4,"moe_intermediate_size":128,"num_hash_layers":1,"vocab_size":2048}"#,
+    ),
+    (
+        "narrow",
+        r#"{"hidden_size":512,"num_hidden_layers":6,"compress_ratios":[0,0,4,128,4,128],"num_attention_heads":8,"head_dim":128,"qk_rope_head_dim":64,"q_lora_rank":128,"o_groups":2,"o_lora_rank":128,"index_n_heads":8,"index_head_dim":64,"index_topk":64,"n_routed_experts":256,"num_experts_per_tok":6,"moe_intermediate_size":1024,"num_hash_layers":2,"vocab_size":4096}"#,
+    ),
+    (
+        "wide",
+        r#"{"hidden_size":2048,"num_hidden_layers":4,"compress_ratios":[0,4,128,4],"num_attention_heads":16,"head_dim":256,"qk_rope_head_dim":64,"q_lora_rank":512,"o_groups":4,"o_lora_rank":256,"index_n_heads":16,"index_head_dim":64,"index_topk":128,"n_routed_experts":128,"num_experts_per_tok":4,"moe_intermediate_size":1024,"num_hash_layers":1,"vocab_size":32768}"#,
+    ),
+    (
+        "heads",
+        r#"{"hidden_size":1024,"num_hidden_layers":4,"compress_ratios":[0,4,128,4],"num_attention_heads":32,"head_dim":512,"qk_rope_head_dim":64,"q_lora_rank":256,"o_groups":8,"o_lora_rank":256,"index_n_heads":32,"index_head_dim":128,"index_topk":256,"n_routed_experts":192,"num_experts_per_tok":6,"moe_intermediate_size":1024,"num_hash_layers":1,"vocab_size":8192}"#,
+    ),
+    (
+        "deep",
+        r#"{"hidden_size":768,"num_hidden_layers":12,"compress_ratios":[0,0,4,128,4,128,4,128,4,128,4,128],"num_attention_heads":8,"head_dim":128,"qk_rope_head_dim":32,"q_lora_rank":256,"o_groups":2,"o_lora_rank":256,"index_n_heads":8,"index_head_dim":64,"index_topk":64,"n_routed_experts":128,"num_experts_per_tok":6,"moe_intermediate_size":768,"num_hash_layers":2,"vocab_size":16384}"#,
+    ),
+    (
+        "sliding",
+        r#"{"hidden_size":1024,"num_hidden_layers":6,"compress_ratios":[0,0,0,0,0,0],"num_attention_heads":8,"head_dim":128,"qk_rope_head_dim":64,"q_lora_rank":256,"o_groups":2,"o_lora_rank":256,"n_routed_experts":128,"num_experts_per_tok":2,"moe_intermediate_size":1024,"num_hash_layers":3,"vocab_size":65536}"#,
+    ),
 ];
 /// A plan of at least this much is to be met to within [`SLACK`].
 const LARGE: u64 = 1 << 30;
@@ -74,7 +92,10 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<()> {
     let folders = shapes.iter().map(|(name, changes)| synth(&binary, &models, name, changes));
     let folders = folders.collect::<anyhow::Result<Vec<_>>>()?;
     let group = Group::new();
-    println!("group of processes with a ceiling: {}", if group.is_some() { "yes" } else { "not run: not allowed here" });
+    println!(
+        "group of processes with a ceiling: {}",
+        if group.is_some() { "yes" } else { "not run: not allowed here" }
+    );
     let mut rng = Rng(args.seed);
     let (mut outcomes, mut broken) = (Vec::new(), Vec::new());
     for n in 0..args.runs {
@@ -162,7 +183,8 @@ impl Case {
             cache: if rng.below(3) == 0 { 16 << 20 } else { 0 },
         };
         // From a tenth below the least that does to a tenth above all.
-        let least = plan(binary, &folders[model], &case)?["nearest"]["memory"].as_u64().context("no advice")?;
+        let least =
+            plan(binary, &folders[model], &case)?["nearest"]["memory"].as_u64().context("no advice")?;
         let all = Case { memory: 1 << 50, ..case.clone() };
         let all = plan(binary, &folders[model], &all)?["memory"]["total"].as_u64().context("no total")?;
         let (low, high) = (least - least / 10, all + all / 10);

@@ -1,5 +1,6 @@
 //! What a run of training is told: a TOML file, checked.
 
+mod distill;
 mod grpo;
 mod preset;
 mod raw;
@@ -16,6 +17,7 @@ use serde_json::{Map, Value};
 use crate::optim::OptimizerOptions;
 use crate::optim::schedule::ScheduleOptions;
 
+pub use distill::{DistillConfig, Teacher};
 pub use grpo::{GrpoConfig, Reward};
 pub use preset::{Preset, Vocabulary};
 

@@ -2,9 +2,10 @@
 //! judged by a verifier, and made more or less likely by how much better they are than their group.
 
 mod policy;
-mod rollout;
+pub(crate) mod rollout;
 mod run;
 
 pub use policy::{Policy, TokenTerm, advantages, is_off_policy};
 pub use rollout::{Drawing, Question, Rollout, draw};
 pub use run::{GRPO_METRICS, GrpoEvent, GrpoMetrics, read_grpo_metrics, run};
+pub(crate) use run::{constant, spans};

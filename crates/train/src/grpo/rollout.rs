@@ -113,7 +113,7 @@ pub fn draw(
 ///
 /// # Errors
 /// If the file cannot be read, or a sample not be written.
-pub(super) fn questions(file: &std::path::Path, encoder: Encoder<'_>) -> Result<Vec<Question>, DataError> {
+pub(crate) fn questions(file: &std::path::Path, encoder: Encoder<'_>) -> Result<Vec<Question>, DataError> {
     let mut questions = Vec::new();
     for (sample, line) in crate::data::SampleFile::open(file)?.zip(1..) {
         let located = |source| DataError::Line { file: file.to_owned(), line, source };

@@ -166,7 +166,7 @@ impl<'a> Run<'a> {
             optimizer: Optimizer::new(config.optimizer, &parameters),
             parameters,
             routers,
-            schedule: schedule(config),
+            schedule: constant(config.rate, config.steps),
             loss: LossWeights { balance: 0.0, indexer: 0.0 },
             clip: config.clip,
             qat: None,
@@ -284,7 +284,7 @@ struct Sums {
 }
 
 /// Of each sequence of a part: the rows that foretell its answer.
-fn spans(sequences: &[&[TokenId]], rollouts: &[Rollout]) -> Vec<Range<usize>> {
+pub(crate) fn spans(sequences: &[&[TokenId]], rollouts: &[Rollout]) -> Vec<Range<usize>> {
     let mut first = 0;
     let mut spans = Vec::with_capacity(rollouts.len());
     for (sequence, rollout) in sequences.iter().zip(rollouts) {
@@ -329,10 +329,10 @@ fn slopes(
 }
 
 /// A constant rate; sparse attention, as when answers are drawn.
-fn schedule(config: &GrpoConfig) -> Schedule {
+pub(crate) fn constant(rate: f32, steps: u64) -> Schedule {
     let stage = Stage { until: 1.0, max_len: usize::MAX, attention: StageAttention::Sparse };
     let options = ScheduleOptions {
-        rate: config.rate,
+        rate,
         warmup_steps: 0,
         decay_share: 0.0,
         end_share: 1.0,
@@ -342,7 +342,7 @@ fn schedule(config: &GrpoConfig) -> Schedule {
         bias_speed: 0.0,
         stages: vec![stage],
     };
-    Schedule::new(options, config.steps)
+    Schedule::new(options, steps)
 }
 
 impl From<EngineError> for TrainError {
