@@ -28,7 +28,7 @@ pub struct Args {
     /// What the random bytes follow from
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Files of full size made of holes instead of random bytes
+    /// Holes instead of random bytes in all that is large: files of full size that take next to no disk
     #[arg(long)]
     sparse: bool,
     /// How numbers are stored

@@ -113,6 +113,28 @@ fn a_synthetic_checkpoint_is_accepted_and_its_logits_do_not_depend_on_chunks() {
 }
 
 #[test]
+fn a_trace_has_a_line_per_step_and_two_experts_for_each_token_of_each_layer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (ids, trace) = (path(folder.path(), "ids.json"), path(folder.path(), "trace.jsonl"));
+    std::fs::write(&ids, format!("{:?}", (10..30).collect::<Vec<u32>>())).expect("ids are written");
+    stdout(&["logits", "--ids", &ids, "--chunk", "12", "--decode", "3", "--trace", &trace]);
+    let text = std::fs::read_to_string(&trace).expect("a trace without logits");
+    let steps: Vec<Vec<Vec<Vec<u16>>>> =
+        text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect();
+    let tokens: Vec<usize> = steps.iter().map(|layers| layers[0].len()).collect();
+    assert_eq!(tokens, [12, 5, 1, 1, 1]);
+    for (layers, tokens) in steps.iter().zip(tokens) {
+        assert_eq!(layers.len(), 6);
+        assert!(layers.iter().all(|layer| layer.len() == tokens));
+        assert!(
+            layers.iter().flatten().all(|experts| experts.len() == 2 && experts.iter().all(|&id| id < 8))
+        );
+    }
+    let refused = cuvier(&["logits", "--ids", &ids]);
+    assert_eq!(refused.status.code(), Some(2));
+}
+
+#[test]
 fn a_bench_reports_speeds_and_shares() {
     let report = json(&[
         "bench",

@@ -6,7 +6,8 @@
 //! how much is learned as the model runs, from how well each foretold the uses that came: where uses follow a
 //! fixed popularity the long memory wins, where topics change a shorter one, where a token uses what the token
 //! before it used the shortest. A prefill that uses every expert once makes all of a layer equal in the short
-//! memories and leaves the order of the long ones as it was, so it drives out nothing for long.
+//! memories and leaves the order of the long ones as it was, so it drives out nothing for long. Layers run in a
+//! circle, so an expert of the layer to run next counts twice what it would in the layer that just ran.
 //!
 //! **Invariants:**
 //! * Likelihoods are a function of the steps and uses so far, never of the capacity or of what is resident;
@@ -170,7 +171,7 @@ impl Policy {
     }
 
     /// Makes the expert resident, unless there is no room and every resident one is pinned. Of the rest the least
-    /// likely leaves; among equals the one whose layer comes last from here.
+    /// likely leaves, the layers that run next counting more; among equals the one whose layer comes last from here.
     pub fn admit(&mut self, key: ExpertKey, is_pinned: impl Fn(ExpertKey) -> bool) -> Admission {
         if self.contains(key) {
             return Admission::Free;
@@ -208,12 +209,13 @@ impl Policy {
 
     fn victim(&mut self, is_pinned: impl Fn(ExpertKey) -> bool) -> Option<ExpertKey> {
         let (n_layers, here) = (self.layers.len(), self.here);
-        // Layers that run before this expert can be used.
-        let layers_ahead = |layer: usize| (layer + n_layers - here - 1) % n_layers;
         let lowest = self.layers.iter_mut().enumerate().filter_map(|(index, layer)| {
             let key = |expert| ExpertKey { layer: LayerId(index as u16), expert: ExpertId(expert) };
             let (likelihood, expert) = layer.lowest(|expert| is_pinned(key(expert)))?;
-            Some((likelihood, std::cmp::Reverse(layers_ahead(index)), key(expert)))
+            // Layers that run before this expert can be used: what is needed sooner counts up to twice as much.
+            let layers_ahead = (index + n_layers - here - 1) % n_layers;
+            let nearness = 2.0 - layers_ahead as f64 / n_layers as f64;
+            Some((likelihood * nearness, std::cmp::Reverse(layers_ahead), key(expert)))
         });
         let victim = lowest.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         victim.map(|(_, _, key)| key)
