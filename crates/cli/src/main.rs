@@ -16,6 +16,7 @@ mod interrupt;
 mod logits;
 mod options;
 mod progress;
+mod pull;
 mod serve;
 mod session;
 mod synth;
@@ -44,6 +45,8 @@ enum Verb {
     Serve(serve::Args),
     /// What a model is: parameters, bytes, KV cache, FLOPs; reads headers only
     Inspect(inspect::Args),
+    /// Download a checkpoint from a model hub: resumable, checked by hash, only what is missing
+    Pull(pull::Args),
     /// Write a random-weight checkpoint of true format
     Synth(synth::Args),
     /// Train a model on prepared documents
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Verb::Chat(args) => chat::run(args),
         Verb::Serve(args) => serve::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
+        Verb::Pull(args) => pull::run(&args),
         Verb::Synth(args) => synth::run(args),
         Verb::Train(args) => train::run(&args, train::Kind::Train),
         Verb::Sft(args) => train::run(&args, train::Kind::Sft),

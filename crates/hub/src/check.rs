@@ -29,6 +29,14 @@ pub struct CheckReport {
     pub broken: Vec<Broken>,
 }
 
+impl CheckReport {
+    /// The SHA-256 of a file in hexadecimal, where the hub knows it by that.
+    pub fn sha256_of(&self, file: &str) -> Option<String> {
+        let (_, id) = self.files.iter().find(|(name, _)| name == file)?;
+        matches!(id, ContentId::Sha256(_)).then(|| id.to_string())
+    }
+}
+
 /// One file that is not as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {

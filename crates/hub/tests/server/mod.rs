@@ -78,6 +78,7 @@ impl Hub {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let state = Arc::clone(&shared);
+                let _ = stream.set_nodelay(true);
                 thread::spawn(move || while state.answer(&stream).is_some() {});
             }
         });
