@@ -92,6 +92,8 @@ impl Plan<'_> {
         for file in &listing.files {
             let place = self.folder.place(&file.name)?;
             if let Some(recorded) = self.whole(file, &place)? {
+                // Left behind by a download that was killed after its file had its name.
+                place.discard()?;
                 manifest.files.insert(file.name.clone(), recorded);
                 here += file.size;
                 continue;

@@ -1,7 +1,7 @@
 //! What a download tells while it runs, and how it is stopped.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Sender, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -118,16 +118,13 @@ pub(crate) fn watched<T: Send>(
             let _ = send_result.send(work(watch));
         });
         loop {
-            let event = match received.recv_timeout(LOOK_EVERY) {
-                Ok(event) => Some(event),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            };
+            let event = received.recv_timeout(LOOK_EVERY).ok();
             if event.is_none() {
                 match result.try_recv() {
                     Ok(result) => return result,
-                    Err(mpsc::TryRecvError::Empty) => {}
+                    Err(TryRecvError::Empty) => {}
                     // The worker panicked; the scope passes that on.
-                    Err(mpsc::TryRecvError::Disconnected) => return Err(HubError::Interrupted),
+                    Err(TryRecvError::Disconnected) => return Err(HubError::Interrupted),
                 }
             }
             if !observe(event) && !stop.swap(true, Ordering::Relaxed) {

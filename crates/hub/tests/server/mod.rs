@@ -216,7 +216,7 @@ fn send_file(
     }
     match &fault {
         Some(Fault::Header(text)) if text.starts_with("x-repo-commit") => {
-            headers = headers.replace(COMMIT, "") + text
+            headers = headers.replace(COMMIT, "") + text;
         }
         Some(Fault::Header(text)) => headers += text,
         Some(Fault::Flip) => body[0] ^= 1,

@@ -91,7 +91,8 @@ impl Header {
         let (Some(json), Some(data_len)) = (rest.get(..length), file_bytes.checked_sub(json_end)) else {
             return Err(broken(format!("header of {length} bytes, but only {} follow", rest.len())));
         };
-        let data_len = usize::try_from(data_len).map_err(|_| broken("is too long for this machine".into()))?;
+        let data_len =
+            usize::try_from(data_len).map_err(|_| broken("is too long for this machine".into()))?;
         let raw: UniqueMap<RawEntry> = serde_json::from_slice(json)
             .map_err(|source| WeightsError::Json { file: format!("{file}: header"), source })?;
         let mut entries = Vec::with_capacity(raw.0.len());
