@@ -220,7 +220,10 @@ impl Client {
         }
         // The host only: the rest of an address may be signed.
         let host = uri.host().unwrap_or("the server");
-        request.call().map_err(|error| Fault::Again { reason: format!("{host}: {error}"), after: None })
+        request.call().map_err(|error| match certificate_problem(&error) {
+            Some(reason) => Fault::Never(HubError::Untrusted { host: host.to_owned(), reason }),
+            None => Fault::Again { reason: format!("{host}: {error}"), after: None },
+        })
     }
 
     pub(crate) fn retries(&self) -> Retries {
@@ -273,6 +276,16 @@ pub(crate) fn fault_of(verdict: Verdict) -> Fault {
             Fault::Again { reason: "an answer to something else".to_owned(), after: None }
         }
     }
+}
+
+/// What is wrong with the server's certificate, if that is why a request failed: asking again would not help.
+fn certificate_problem(error: &ureq::Error) -> Option<String> {
+    let error = match error {
+        ureq::Error::Rustls(error) => error,
+        ureq::Error::Io(error) => error.get_ref()?.downcast_ref::<rustls::Error>()?,
+        _ => return None,
+    };
+    matches!(error, rustls::Error::InvalidCertificate(_)).then(|| error.to_string())
 }
 
 fn head_of(response: &Response<Body>) -> Head {

@@ -44,6 +44,14 @@ pub enum HubError {
         /// What it most likely means.
         hint: &'static str,
     },
+    /// A server does not prove to be the one that was asked.
+    #[error("{host}: no connection that can be trusted: {reason}")]
+    Untrusted {
+        /// The server.
+        host: String,
+        /// What is wrong with its certificate.
+        reason: String,
+    },
     /// Every try failed in a way that may pass.
     #[error("{what}: gave up after {tries} tries in a row without a byte; the last: {reason}")]
     GaveUp {
