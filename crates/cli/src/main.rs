@@ -19,6 +19,7 @@ mod options;
 mod plan;
 mod planning;
 mod progress;
+mod pull;
 mod serve;
 mod session;
 mod synth;
@@ -49,6 +50,8 @@ enum Verb {
     Inspect(inspect::Args),
     /// Whether a model fits, how it is laid out in memory, and how fast it can be
     Plan(plan::Args),
+    /// Download a checkpoint from a model hub: resumable, checked by hash, only what is missing
+    Pull(pull::Args),
     /// Write a random-weight checkpoint of true format
     Synth(synth::Args),
     /// Train a model on prepared documents
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Verb::Serve(args) => serve::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Plan(args) => plan::run(&args),
+        Verb::Pull(args) => pull::run(&args),
         Verb::Synth(args) => synth::run(args),
         Verb::Train(args) => train::run(&args, train::Kind::Train),
         Verb::Sft(args) => train::run(&args, train::Kind::Sft),

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::{Context, bail};
+use cuvier_hub::CheckReport;
 use cuvier_model::exact_state::{CHUNKS, CaseCount, Sweep, sweep};
 use cuvier_model::{Compute, Isa};
 use serde_json::json;
@@ -33,8 +34,9 @@ pub struct Args {
 /// Runs the verb.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let interrupt = Interrupt::listen()?;
+    let download = check_download(args, &interrupt)?;
     let opened = open_model(args.model.model.as_deref())?;
-    let files = check_files(args, &opened, &interrupt)?;
+    let files = check_files(args, &opened, download.as_ref(), &interrupt)?;
     let mut document = json!({ "files": files });
     let mut mismatches = 0;
     if args.state {
@@ -55,15 +57,50 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every tensor, and the tokenizer.
-fn check_files(args: &Args, opened: &Opened, interrupt: &Interrupt) -> anyhow::Result<serde_json::Value> {
-    let bar = progress::bytes(0, "checking numbers");
-    let report = opened.checked()?.verify(!args.quick, &mut |done, total| {
+/// Every byte of a folder that `pull` filled, against what came. First, because a broken header says less than a broken
+/// hash.
+fn check_download(args: &Args, interrupt: &Interrupt) -> anyhow::Result<Option<CheckReport>> {
+    let Some(folder) = args.model.model.as_deref().filter(|_| !args.quick) else { return Ok(None) };
+    let bar = progress::bytes(0, "checking hashes");
+    let report = cuvier_hub::check(folder, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
         !interrupt.is_set()
     })?;
     bar.finish_and_clear();
+    let Some(report) = report else { return Ok(None) };
+    for broken in &report.broken {
+        eprintln!("{broken}");
+    }
+    if let Some(first) = report.broken.first() {
+        let (n, repo, folder) = (report.broken.len(), &report.repo, folder.display());
+        bail!(
+            "{n} files are not as they were downloaded, the first: {first}; `cuvier pull {repo} --revision {} -o {folder} \
+             --recheck` fetches what is broken",
+            report.commit
+        );
+    }
+    Ok(Some(report))
+}
+
+/// Every tensor, and the tokenizer. What `download` hashed is not read again for its hash.
+fn check_files(
+    args: &Args,
+    opened: &Opened,
+    download: Option<&CheckReport>,
+    interrupt: &Interrupt,
+) -> anyhow::Result<serde_json::Value> {
+    let bar = progress::bytes(0, "checking numbers");
+    let mut report = opened.checked()?.verify(!args.quick && download.is_none(), &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+        !interrupt.is_set()
+    })?;
+    bar.finish_and_clear();
+    for file in &mut report.files {
+        let downloaded = download.and_then(|download| download.sha256_of(&file.file));
+        file.sha256 = file.sha256.take().or(downloaded);
+    }
     for finding in &report.findings {
         eprintln!("{finding}");
     }

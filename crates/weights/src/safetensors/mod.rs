@@ -58,27 +58,49 @@ impl Header {
     /// # Errors
     /// If the header is not one, or its tensors do not tile the rest of the file.
     pub fn parse(bytes: &[u8], file: &str) -> Result<Self, WeightsError> {
-        let broken = |problem: String| WeightsError::Header { file: file.to_owned(), problem };
-        let Some((length, rest)) = bytes.split_first_chunk::<PREFIX>() else {
-            return Err(broken(format!("is {} bytes long, too short for a safetensors file", bytes.len())));
-        };
-        let length = u64::from_le_bytes(*length);
+        Self::parse_head(bytes, bytes.len() as u64, file)
+    }
+
+    /// Bytes of a file that [`parse_head`](Self::parse_head) needs, told from its first eight: so a reader knows how much
+    /// to fetch, and that it is bounded.
+    ///
+    /// # Errors
+    /// If they announce a longer header than the format allows.
+    pub fn head_bytes(prefix: [u8; PREFIX], file: &str) -> Result<u64, WeightsError> {
+        let length = u64::from_le_bytes(prefix);
         if length > HEADER_BYTES_MAX {
-            return Err(broken(format!("header of {length} bytes exceeds the limit of {HEADER_BYTES_MAX}")));
+            let problem = format!("header of {length} bytes exceeds the limit of {HEADER_BYTES_MAX}");
+            return Err(WeightsError::Header { file: file.to_owned(), problem });
         }
-        // Below the limit, so the cast is exact.
-        let length = length as usize;
-        let Some((json, data)) = rest.split_at_checked(length) else {
+        Ok(PREFIX as u64 + length)
+    }
+
+    /// Reads the header of a file of `file_bytes` from its first bytes alone, be they [`head_bytes`](Self::head_bytes) or
+    /// more.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_head(head: &[u8], file_bytes: u64, file: &str) -> Result<Self, WeightsError> {
+        let broken = |problem: String| WeightsError::Header { file: file.to_owned(), problem };
+        let Some((prefix, rest)) = head.split_first_chunk::<PREFIX>() else {
+            return Err(broken(format!("is {} bytes long, too short for a safetensors file", head.len())));
+        };
+        let json_end = Self::head_bytes(*prefix, file)?;
+        // Both below the limit of a header, so the casts are exact.
+        let length = (json_end as usize) - PREFIX;
+        let (Some(json), Some(data_len)) = (rest.get(..length), file_bytes.checked_sub(json_end)) else {
             return Err(broken(format!("header of {length} bytes, but only {} follow", rest.len())));
         };
+        let data_len =
+            usize::try_from(data_len).map_err(|_| broken("is too long for this machine".into()))?;
         let raw: UniqueMap<RawEntry> = serde_json::from_slice(json)
             .map_err(|source| WeightsError::Json { file: format!("{file}: header"), source })?;
         let mut entries = Vec::with_capacity(raw.0.len());
         for (name, entry) in raw.0 {
-            entries.push(entry.place(name, PREFIX + length, data.len(), file)?);
+            entries.push(entry.place(name, PREFIX + length, data_len, file)?);
         }
         entries.sort_by_key(|entry| (entry.range.start, entry.range.end));
-        tile(&entries, PREFIX + length..bytes.len(), file)?;
+        tile(&entries, PREFIX + length..PREFIX + length + data_len, file)?;
         Ok(Self { entries })
     }
 }
@@ -140,7 +162,7 @@ impl RawEntry {
         let bits = self.shape.iter().try_fold(dtype.bits(), |product, &dim| product.checked_mul(dim));
         match (shape, bits) {
             (Some(shape), Some(bits)) if bits.is_multiple_of(8) && bits / 8 == end - start => {
-                // Both ends are at most the length of a file in memory, so the casts are exact.
+                // Both ends are at most `data_len`, so the casts are exact.
                 let range = data_start + start as usize..data_start + end as usize;
                 Ok(HeaderEntry { name, dtype, shape, range })
             }

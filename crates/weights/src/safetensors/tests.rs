@@ -58,6 +58,19 @@ fn a_truncated_header_is_refused() {
 }
 
 #[test]
+fn a_header_is_read_from_the_head_of_a_file_alone() {
+    let bytes = file(&format!("{{{}}}", entry("a", "I8", "[4]", "[0,4]")), 4);
+    let head = Header::head_bytes(*bytes.first_chunk().unwrap(), "m").unwrap();
+    assert_eq!(head as usize, bytes.len() - 4);
+    let whole = Header::parse(&bytes, "m").unwrap();
+    assert_eq!(Header::parse_head(&bytes[..bytes.len() - 4], bytes.len() as u64, "m").unwrap(), whole);
+    assert!(Header::parse_head(&bytes[..bytes.len() - 4], bytes.len() as u64 - 1, "m").is_err());
+    assert!(Header::parse_head(&bytes[..bytes.len() - 5], bytes.len() as u64, "m").is_err());
+    assert!(Header::parse_head(&bytes, 3, "m").is_err());
+    assert!(Header::head_bytes(u64::MAX.to_le_bytes(), "m").is_err());
+}
+
+#[test]
 fn a_name_given_twice_is_refused() {
     let twice = [entry("a", "I8", "[1]", "[0,1]"), entry("a", "I8", "[1]", "[1,2]")];
     assert!(refused(&twice, 2).starts_with("m.safetensors: header: tensor `a` is there twice"));

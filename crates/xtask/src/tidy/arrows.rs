@@ -6,13 +6,14 @@ use std::path::Path;
 use anyhow::Context;
 
 /// A room and the rooms that it may use. Tests and examples may also use what stands behind `|`.
-const ROOMS: [(&str, &str); 12] = [
-    ("cli", "server train eval engine encoding model weights types"),
+const ROOMS: [(&str, &str); 13] = [
+    ("cli", "server train eval engine encoding model hub weights types"),
     ("server", "encoding engine types"),
     ("train", "encoding engine model weights kernels tensor types"),
     ("eval", "train encoding engine model types | weights"),
     ("engine", "scheduler model types | encoding weights"),
     ("model", "weights kernels tensor types"),
+    ("hub", "weights types"),
     ("weights", "tensor types"),
     ("kernels", "tensor"),
     ("scheduler", "types"),
