@@ -19,10 +19,26 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
-    compute: ComputeArgs,
+    wishes: Wishes,
     /// A shape that is known without files
     #[arg(value_name = "SHAPE", conflicts_with = "model")]
     shape: Option<Shape>,
+    /// Room on disk for the files of a SHAPE; more than that is refused
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    disk: Option<Bytes>,
+    /// Measure how fast this machine's memory is, and with --model its disk
+    #[arg(long)]
+    measure: bool,
+    /// One JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a plan is made for.
+#[derive(clap::Args)]
+pub struct Wishes {
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Tokens of the longest sequence [default: the model's own limit, or what memory allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     context: Option<u32>,
@@ -32,21 +48,12 @@ pub struct Args {
     /// Memory for what was computed of earlier prompts, as `serve` keeps it
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size)]
     cache_memory: Bytes,
-    /// Room on disk for the files of a SHAPE; more than that is refused
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    disk: Option<Bytes>,
-    /// Measure how fast this machine's memory is, and with --model its disk
-    #[arg(long)]
-    measure: bool,
     /// Bytes per second of the disk, if not measured
     #[arg(long, value_name = "SIZE", default_value = "1.5GB", value_parser = parse_size)]
     disk_rate: Bytes,
     /// Bytes per second of the memory, if not measured
     #[arg(long, value_name = "SIZE", default_value = "30GB", value_parser = parse_size)]
     memory_rate: Bytes,
-    /// One JSON document
-    #[arg(long)]
-    json: bool,
 }
 
 /// Shapes known without files.
@@ -72,28 +79,40 @@ struct Rates {
 /// Runs the verb.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let (name, stock) = subject(args)?;
+    let tokenizer = args.model.model.as_deref().map_or(0, crate::session::tokenizer_bytes);
+    let rates = rates(args)?;
+    let disk = args.disk.filter(|_| args.shape.is_some());
+    tell(&name, &stock, &args.wishes, tokenizer, rates, disk, args.json)
+}
+
+/// Plans and says what came of it; an error if it does not fit.
+fn tell(
+    name: &str,
+    stock: &Stock,
+    wishes: &Wishes,
+    tokenizer: u64,
+    rates: Rates,
+    disk: Option<Bytes>,
+    json: bool,
+) -> anyhow::Result<()> {
     let needs = Needs {
-        context: args.context.map(|n| n as usize),
-        slots: usize::from(args.slots),
+        context: wishes.context.map(|n| n as usize),
+        slots: usize::from(wishes.slots),
         chunk: StepSize::Chosen,
         logit_rows: 0,
-        prefix_cache: args.cache_memory.0,
+        prefix_cache: wishes.cache_memory.0,
     };
-    let tokenizer = args.model.model.as_deref().map_or(0, crate::session::tokenizer_bytes);
-    let wish = wish_for(&stock.config, &args.compute, needs, tokenizer);
-    let rates = rates(args)?;
-    let planned = plan(&stock, wish);
-    let disk = args.disk.map(|disk| disk.0);
-    let is_too_large = args.shape.is_some() && disk.is_some_and(|disk| stock.stored > disk);
-    if args.json {
-        let document = to_json(&name, &planned, rates, is_too_large);
+    let wish = wish_for(&stock.config, &wishes.compute, needs, tokenizer);
+    let planned = plan(stock, wish);
+    let too_small = disk.filter(|disk| stock.stored > disk.0);
+    if json {
+        let document = to_json(name, &planned, rates, too_small.is_some());
         writeln!(std::io::stdout().lock(), "{document:#}")?;
     } else if let Ok(plan) = &planned {
-        print(&name, &stock, plan, rates)?;
+        print(name, stock, plan, rates)?;
     }
-    if is_too_large {
-        let (stored, disk) = (show_size(stock.stored), show_size(disk.unwrap_or(0)));
-        bail!("{name}: its files take {stored}, the disk has {disk}");
+    if let Some(disk) = too_small {
+        bail!("{name}: its files take {}, the disk has {}", show_size(stock.stored), show_size(disk.0));
     }
     match planned {
         Ok(_) => Ok(()),
@@ -101,15 +120,30 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-fn subject(args: &Args) -> anyhow::Result<(String, Stock)> {
-    let shape = |name: &str, config: ModelConfig| {
-        let mtp = config.num_nextn_predict_layers > 0;
-        let precision = match config.expert_dtype {
-            Some(ExpertDtype::Fp8) => Precision::Base,
-            _ => Precision::Official,
-        };
-        (name.to_owned(), Stock::of_shape(&config, precision, mtp))
+/// The plan of a model that is not here yet, of which only the config is known.
+pub fn tell_of_config(
+    name: &str,
+    config: &ModelConfig,
+    tokenizer_file: u64,
+    wishes: &Wishes,
+    json: bool,
+) -> anyhow::Result<()> {
+    let tokenizer = crate::session::TOKENIZER_FACTOR * tokenizer_file;
+    tell(name, &stock_of(config), wishes, tokenizer, assumed(wishes), None, json)
+}
+
+/// What a config implies, stored as it says.
+fn stock_of(config: &ModelConfig) -> Stock {
+    let precision = match config.expert_dtype {
+        Some(ExpertDtype::Fp8) => Precision::Base,
+        None if config.quantization_config.is_none() => Precision::Bf16,
+        _ => Precision::Official,
     };
+    Stock::of_shape(config, precision, config.num_nextn_predict_layers > 0)
+}
+
+fn subject(args: &Args) -> anyhow::Result<(String, Stock)> {
+    let shape = |name: &str, config: ModelConfig| (name.to_owned(), stock_of(&config));
     Ok(match (args.shape, &args.model.model) {
         (Some(Shape::Flash), _) => shape("flash", ModelConfig::flash()),
         (Some(Shape::Pro), _) => shape("pro", ModelConfig::pro()),
@@ -122,14 +156,17 @@ fn subject(args: &Args) -> anyhow::Result<(String, Stock)> {
     })
 }
 
+fn assumed(wishes: &Wishes) -> Rates {
+    Rates { disk: wishes.disk_rate.0 as f64, memory: wishes.memory_rate.0 as f64, measured: [false; 2] }
+}
+
 fn rates(args: &Args) -> anyhow::Result<Rates> {
-    let mut rates =
-        Rates { disk: args.disk_rate.0 as f64, memory: args.memory_rate.0 as f64, measured: [false; 2] };
+    let mut rates = assumed(&args.wishes);
     if !args.measure {
         return Ok(rates);
     }
     eprintln!("measuring memory");
-    rates.memory = measure_roof(&args.compute.compute()?).memory_bytes_per_s;
+    rates.memory = measure_roof(&args.wishes.compute.compute()?).memory_bytes_per_s;
     rates.measured[1] = true;
     if let Some(folder) = &args.model.model {
         eprintln!("measuring the disk");

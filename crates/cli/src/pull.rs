@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::interrupt::Interrupt;
 use crate::options::show_size;
+use crate::plan;
 use crate::progress;
 
 /// Flags of `pull`.
@@ -47,9 +48,12 @@ pub struct Args {
     /// Hash files again that are there already, and fetch the broken parts of those that are not right
     #[arg(long)]
     recheck: bool,
-    /// Fetch nothing: read config and headers only, and say what the model is and what would come
+    /// Fetch nothing: read config and headers only, and say what the model is, what would come, and whether and how it
+    /// would fit into the memory of this machine, or of another with --memory
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten, next_help_heading = "With --dry-run")]
+    wishes: plan::Wishes,
     /// One JSON document
     #[arg(long)]
     json: bool,
@@ -130,7 +134,8 @@ fn look(args: &Args, client: &Client, interrupt: &Interrupt) -> anyhow::Result<(
     let (repo, commit, weights) = (&args.repo, remote.commit, show_size(weights));
     writeln!(out, "{repo} at {commit}: {layers} layers, {tensors} tensors in {weights} of weights")?;
     writeln!(out, "to download: {}", show_size(remote.download_bytes))?;
-    Ok(())
+    drop(out);
+    plan::tell_of_config(args.repo.name(), &remote.config, 0, &args.wishes, false)
 }
 
 fn show(bar: &ProgressBar, event: Event) {

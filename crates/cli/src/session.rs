@@ -18,9 +18,9 @@ pub const CALF_CONFIG: &str = include_str!("../../../models/calf/config.json");
 /// Its tokenizer.
 pub const CALF_TOKENIZER: &[u8] = include_bytes!("../../../models/calf/tokenizer.json");
 /// The program itself, the embedded model included, and what its libraries take.
-const PROCESS_BYTES: u64 = 48 << 20;
+const PROCESS_BYTES: u64 = 26 << 20;
 /// Bytes that a tokenizer takes for each of its file.
-const TOKENIZER_FACTOR: u64 = 10;
+pub const TOKENIZER_FACTOR: u64 = 6;
 /// The share of the memory that states may take if no context was asked for, and the shortest context then.
 const STATES_SHARE: f64 = 0.2;
 const CONTEXT_LEAST: usize = 4096;

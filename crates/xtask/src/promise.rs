@@ -246,7 +246,7 @@ fn refuses_at_once(binary: &Path, folder: &Path, case: &Case) -> anyhow::Result<
 /// Serves, fills every slot to its last token, and says how much memory that took at most.
 fn serve(binary: &Path, folder: &Path, case: &Case, group: Option<&Group>) -> anyhow::Result<u64> {
     let mut command = Command::new(binary);
-    command.args(["serve", "--port", "0", "--log", "warn", "-m"]).arg(folder).args(case.flags());
+    command.args(["serve", "--port", "0", "--log", "warn", "--name", "x", "-m"]).arg(folder).args(case.flags());
     let mut server = Serving(start(command, case.memory, group)?);
     let stdout = server.0.stdout.take().context("the server's stdout")?;
     let address = first_line(stdout)?.strip_prefix("http://").context("no address")?.parse()?;
@@ -268,8 +268,11 @@ fn serve(binary: &Path, folder: &Path, case: &Case, group: Option<&Group>) -> an
 fn fill(address: std::net::SocketAddr, case: &Case, slot: usize) -> anyhow::Result<(u16, String)> {
     let answer = 8;
     let mut rng = Rng(slot as u64 + 1);
-    let prompt: String =
-        (0..case.context - answer - 8).map(|_| char::from(b'a' + rng.below(26) as u8)).collect();
+    // All kinds of bytes, so that tokens, and with them experts, are as different as they can be.
+    let mut prompt = String::new();
+    while prompt.len() < case.context - answer - 12 {
+        prompt.extend(char::from_u32(0x20 + rng.below(0x2FE0) as u32));
+    }
     let body = json!({ "model": "x", "prompt": prompt, "max_tokens": answer, "temperature": 0 }).to_string();
     let mut stream = wire::connect_for(address, PATIENCE)?;
     stream.write_all(wire::head("POST", "/v1/completions", body.len()).as_bytes())?;

@@ -87,7 +87,7 @@ const CHUNK_LOADED: usize = 512;
 /// Where experts come from disk, a step reads almost all of them, however few its tokens.
 const CHUNK_STREAMED: usize = 4096;
 /// Tokens by which such a step is smaller where it has to be.
-const CHUNK_UNIT: usize = 64;
+const CHUNK_UNIT: usize = 16;
 /// The share of the memory that the workspace of such a large step may take. It is set apart whole, also where the chunk
 /// leaves some of it: with more memory there are then never fewer experts.
 const WORKSPACE_SHARE: f64 = 0.12;
@@ -131,7 +131,7 @@ pub fn plan(stock: &Stock, wish: Wish) -> Result<Plan, TooLittle> {
 
 fn lay_out(stock: &Stock, wish: Wish) -> Option<Plan> {
     let chunk = match wish.chunk {
-        StepSize::Chosen => CHUNK_LOADED,
+        StepSize::Chosen => longest_step(&wish, CHUNK_LOADED),
         StepSize::Given(tokens) => tokens,
     };
     let loaded = Plan {
@@ -158,11 +158,18 @@ fn streamed_step(stock: &Stock, wish: &Wish, memory: u64) -> (usize, u64) {
         StepSize::Chosen => {
             let share = (WORKSPACE_SHARE * memory as f64) as u64;
             let fits = |units: usize| bytes(units * CHUNK_UNIT) <= share;
-            let (least, most_units) = (CHUNK_LOADED / CHUNK_UNIT, CHUNK_STREAMED / CHUNK_UNIT);
+            let longest = longest_step(wish, CHUNK_STREAMED);
+            let (least, most_units) =
+                (longest.min(CHUNK_LOADED).div_ceil(CHUNK_UNIT), longest.div_ceil(CHUNK_UNIT));
             let chunk = most(least, most_units, fits).unwrap_or(least) * CHUNK_UNIT;
-            (chunk, bytes(chunk).max(share.min(bytes(CHUNK_STREAMED))))
+            (chunk, bytes(chunk).max(share.min(bytes(longest))))
         }
     }
+}
+
+/// No step has more tokens than all sequences together.
+fn longest_step(wish: &Wish, chunk: usize) -> usize {
+    chunk.min(wish.context.saturating_mul(wish.slots)).max(1)
 }
 
 /// The plan before weights and workspace.

@@ -6,11 +6,11 @@ use super::{Stock, Wish, kv, streams_width};
 
 /// Buffers go back to a pool and are taken again where they are large enough; some of them are a little too large, and
 /// some wait unused.
-const POOL_SHARE: f64 = 0.15;
+const POOL_SHARE: f64 = 0.1;
 /// What allocators keep, thread stacks, and small things.
-const FIXED: u64 = 24 << 20;
+const FIXED: u64 = 8 << 20;
 /// What one thread gathers and unpacks.
-const PER_THREAD: u64 = 6 << 20;
+const PER_THREAD: u64 = 3 << 20;
 
 /// Bytes of a step of `chunk` tokens, with `is_loaded` experts or those of a store.
 pub(super) fn step(stock: &Stock, wish: &Wish, chunk: usize, is_loaded: bool) -> u64 {
