@@ -79,10 +79,9 @@ struct Rates {
 /// Runs the verb.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let (name, stock) = subject(args)?;
-    let tokenizer = args.model.model.as_deref().map_or(0, crate::session::tokenizer_bytes);
     let rates = rates(args)?;
     let disk = args.disk.filter(|_| args.shape.is_some());
-    tell(&name, &stock, &args.wishes, tokenizer, rates, disk, args.json)
+    tell(&name, &stock, &args.wishes, rates, disk, args.json)
 }
 
 /// Plans and says what came of it; an error if it does not fit.
@@ -90,7 +89,6 @@ fn tell(
     name: &str,
     stock: &Stock,
     wishes: &Wishes,
-    tokenizer: u64,
     rates: Rates,
     disk: Option<Bytes>,
     json: bool,
@@ -102,7 +100,7 @@ fn tell(
         logit_rows: 0,
         prefix_cache: wishes.cache_memory.0,
     };
-    let wish = wish_for(&stock.config, &wishes.compute, needs, tokenizer);
+    let wish = wish_for(&stock.config, &wishes.compute, needs);
     let planned = plan(stock, wish);
     let too_small = disk.filter(|disk| stock.stored > disk.0);
     if json {
@@ -121,15 +119,8 @@ fn tell(
 }
 
 /// The plan of a model that is not here yet, of which only the config is known.
-pub fn tell_of_config(
-    name: &str,
-    config: &ModelConfig,
-    tokenizer_file: u64,
-    wishes: &Wishes,
-    json: bool,
-) -> anyhow::Result<()> {
-    let tokenizer = crate::session::TOKENIZER_FACTOR * tokenizer_file;
-    tell(name, &stock_of(config), wishes, tokenizer, assumed(wishes), None, json)
+pub fn tell_of_config(name: &str, config: &ModelConfig, wishes: &Wishes) -> anyhow::Result<()> {
+    tell(name, &stock_of(config), wishes, assumed(wishes), None, false)
 }
 
 /// What a config implies, stored as it says.

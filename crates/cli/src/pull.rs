@@ -135,7 +135,7 @@ fn look(args: &Args, client: &Client, interrupt: &Interrupt) -> anyhow::Result<(
     writeln!(out, "{repo} at {commit}: {layers} layers, {tensors} tensors in {weights} of weights")?;
     writeln!(out, "to download: {}", show_size(remote.download_bytes))?;
     drop(out);
-    plan::tell_of_config(args.repo.name(), &remote.config, 0, &args.wishes, false)
+    plan::tell_of_config(args.repo.name(), &remote.config, &args.wishes)
 }
 
 fn show(bar: &ProgressBar, event: Event) {

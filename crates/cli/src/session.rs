@@ -19,8 +19,8 @@ pub const CALF_CONFIG: &str = include_str!("../../../models/calf/config.json");
 pub const CALF_TOKENIZER: &[u8] = include_bytes!("../../../models/calf/tokenizer.json");
 /// The program itself, the embedded model included, and what its libraries take.
 const PROCESS_BYTES: u64 = 26 << 20;
-/// Bytes that a tokenizer takes for each of its file.
-pub const TOKENIZER_FACTOR: u64 = 6;
+/// Bytes that a tokenizer and the tree of its tokens, by which answers are held to grammars, take for each token.
+const TOKENIZER_PER_TOKEN: u64 = 1120;
 /// The share of the memory that states may take if no context was asked for, and the shortest context then.
 const STATES_SHARE: f64 = 0.2;
 const CONTEXT_LEAST: usize = 4096;
@@ -88,7 +88,8 @@ pub fn open_tokenizer(folder: Option<&Path>) -> anyhow::Result<Tokenizer> {
 
 /// The wish that `needs` come to. A context that was not asked for is as long as the model takes, or as a share of the
 /// memory has room for.
-pub fn wish_for(config: &ModelConfig, args: &ComputeArgs, needs: Needs, tokenizer: u64) -> Wish {
+pub fn wish_for(config: &ModelConfig, args: &ComputeArgs, needs: Needs) -> Wish {
+    let tokenizer = TOKENIZER_PER_TOKEN * config.vocab_size as u64;
     let context_max = config.max_position_embeddings;
     let memory = args.memory.or_else(free_memory).map(|memory| memory.0);
     let mut wish = Wish {
@@ -110,12 +111,6 @@ pub fn wish_for(config: &ModelConfig, args: &ComputeArgs, needs: Needs, tokenize
     wish
 }
 
-/// What the tokenizer of a folder takes once it is read: its file is text, its tables are not.
-pub fn tokenizer_bytes(folder: &Path) -> u64 {
-    let metadata = folder.join("tokenizer.json").metadata();
-    TOKENIZER_FACTOR * metadata.map_or(0, |metadata| metadata.len())
-}
-
 impl Opened {
     /// The checkpoint with every scale looked at.
     pub fn checked(&self) -> anyhow::Result<Checkpoint> {
@@ -131,8 +126,7 @@ impl Opened {
     /// If they do not fit; the error says what would.
     pub fn plan(&self, args: &ComputeArgs, needs: Needs) -> anyhow::Result<Plan> {
         let stock = Stock::of_checkpoint(&self.checkpoint)?;
-        let tokenizer = self.folder.as_deref().map_or(0, tokenizer_bytes);
-        let wish = wish_for(self.checkpoint.config(), args, needs, tokenizer);
+        let wish = wish_for(self.checkpoint.config(), args, needs);
         plan_memory(&stock, wish).map_err(|refused| anyhow!("{}: {}", self.name, refusal(&refused, &wish)))
     }
 

@@ -78,6 +78,8 @@ struct Case {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Outcome {
     planned: u64,
+    /// Of that, room for experts that no token chose.
+    unused: u64,
     peak: u64,
     streamed: bool,
     refused: bool,
@@ -102,7 +104,7 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<()> {
         let case = Case::draw(&mut rng, &binary, &folders)?;
         match examine(&binary, &folders[case.model], &case, group.as_ref()) {
             Ok(outcome) => {
-                let share = outcome.peak as f64 / outcome.planned as f64;
+                let share = outcome.share();
                 println!("{n:4} {share:.3} {outcome:?} {} {case:?}", shapes[case.model].0);
                 outcomes.push(outcome);
             }
@@ -115,10 +117,17 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<()> {
     summary(&outcomes, broken.len())
 }
 
+impl Outcome {
+    /// What was taken of what was planned, room that nothing asked for left out.
+    fn share(&self) -> f64 {
+        self.peak as f64 / (self.planned - self.unused) as f64
+    }
+}
+
 fn summary(outcomes: &[Outcome], broken: usize) -> anyhow::Result<()> {
-    let share = |o: &Outcome| o.peak as f64 / o.planned as f64;
     let above = outcomes.iter().filter(|o| o.peak > o.planned).count();
-    let large: Vec<f64> = outcomes.iter().filter(|o| o.planned > LARGE && o.streamed).map(share).collect();
+    let large: Vec<f64> =
+        outcomes.iter().filter(|o| o.planned > LARGE && o.streamed).map(Outcome::share).collect();
     let far = large.iter().filter(|&&share| share < 1.0 - SLACK).count();
     let refused = outcomes.iter().filter(|o| o.refused).count();
     let streamed = outcomes.iter().filter(|o| o.streamed).count();
@@ -224,8 +233,9 @@ fn examine(binary: &Path, folder: &Path, case: &Case, group: Option<&Group>) -> 
     ensure!(planned["fits"] == true, "what was advised does not fit");
     let total = planned["memory"]["total"].as_u64().context("no total")?;
     ensure!(total <= case.memory, "the plan of {total} bytes is above the ceiling");
-    let peak = serve(binary, folder, &case, group)?;
-    Ok(Outcome { planned: total, peak, streamed: planned["streamed"].is_object(), refused })
+    let Measured { peak, read } = serve(binary, folder, &case, group)?;
+    let unused = planned["memory"]["expert_cache"].as_u64().unwrap_or(0).saturating_sub(read);
+    Ok(Outcome { planned: total, unused, peak, streamed: planned["streamed"].is_object(), refused })
 }
 
 /// Serving what does not fit must fail before anything is allocated.
@@ -243,10 +253,21 @@ fn refuses_at_once(binary: &Path, folder: &Path, case: &Case) -> anyhow::Result<
     Ok(())
 }
 
+/// Bytes.
+struct Measured {
+    /// Of memory, at most.
+    peak: u64,
+    /// Of experts read from disk.
+    read: u64,
+}
+
 /// Serves, fills every slot to its last token, and says how much memory that took at most.
-fn serve(binary: &Path, folder: &Path, case: &Case, group: Option<&Group>) -> anyhow::Result<u64> {
+fn serve(binary: &Path, folder: &Path, case: &Case, group: Option<&Group>) -> anyhow::Result<Measured> {
     let mut command = Command::new(binary);
-    command.args(["serve", "--port", "0", "--log", "warn", "--name", "x", "-m"]).arg(folder).args(case.flags());
+    command
+        .args(["serve", "--port", "0", "--log", "warn", "--name", "x", "-m"])
+        .arg(folder)
+        .args(case.flags());
     let mut server = Serving(start(command, case.memory, group)?);
     let stdout = server.0.stdout.take().context("the server's stdout")?;
     let address = first_line(stdout)?.strip_prefix("http://").context("no address")?.parse()?;
@@ -260,8 +281,11 @@ fn serve(binary: &Path, folder: &Path, case: &Case, group: Option<&Group>) -> an
         let (status, body) = answer.with_context(|| format!("the server had taken {peak} bytes"))?;
         ensure!(status == 200, "{status}: {body}");
     }
+    let metrics = wire::get(address, "/metrics")?;
+    let reads = metrics.lines().filter(|line| line.starts_with("cuvier_expert_read_bytes_total{"));
+    let read: f64 = reads.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
     ensure!(server.0.try_wait()?.is_none(), "the server ended");
-    Ok(peak)
+    Ok(Measured { peak, read: read as u64 })
 }
 
 /// A prompt as long as the context allows: the toy tokenizer of `synth` makes at most a token of a byte.

@@ -49,7 +49,7 @@ impl Workspace {
         Lent { matrix: Matrix::from_vec(data, cols), workspace: Some(Arc::clone(self)) }
     }
 
-    /// The smallest buffer that is large enough, else a new one.
+    /// The smallest buffer that is large enough, else a new one in the place of the largest.
     fn take<T: Number>(&self, len: usize) -> Vec<T> {
         if len == 0 {
             return Vec::new();
@@ -58,7 +58,13 @@ impl Workspace {
         let large_enough = waiting.iter().enumerate().filter(|(_, data)| data.capacity() >= len);
         match large_enough.min_by_key(|(_, data)| data.capacity()) {
             Some((index, _)) => waiting.swap_remove(index),
-            None => Vec::with_capacity(len),
+            None => {
+                // The largest that waits was outgrown: the new one takes its place, so that steps that become larger and
+                // larger leave nothing behind.
+                let outgrown = (0..waiting.len()).max_by_key(|&index| waiting[index].capacity());
+                drop(outgrown.map(|index| waiting.swap_remove(index)));
+                Vec::with_capacity(len)
+            }
         }
     }
 

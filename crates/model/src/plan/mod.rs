@@ -136,7 +136,7 @@ fn lay_out(stock: &Stock, wish: Wish) -> Option<Plan> {
     };
     let loaded = Plan {
         weights: stock.loaded(),
-        workspace: workspace::step(stock, &wish, chunk, true),
+        workspace: workspace::step(stock, &wish, chunk),
         ..outline(stock, wish, chunk)
     };
     let memory = wish.memory.unwrap_or(u64::MAX);
@@ -152,7 +152,7 @@ fn lay_out(stock: &Stock, wish: Wish) -> Option<Plan> {
 
 /// Tokens of a step where experts come from disk, and the workspace set apart for it.
 fn streamed_step(stock: &Stock, wish: &Wish, memory: u64) -> (usize, u64) {
-    let bytes = |chunk: usize| workspace::step(stock, wish, chunk, false);
+    let bytes = |chunk: usize| workspace::step(stock, wish, chunk);
     match wish.chunk {
         StepSize::Given(chunk) => (chunk, bytes(chunk)),
         StepSize::Chosen => {

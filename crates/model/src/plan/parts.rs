@@ -45,6 +45,8 @@ pub struct LayerBytes {
 const SLACK_PER_EXPERT: u64 = 8 * 4096;
 /// What is known of a tensor: its name and place, for a checkpoint and for a store of experts.
 const TABLE_PER_TENSOR: u64 = 1000;
+/// Larger pieces of memory go back to the system at once.
+const HEAP_MAX: u64 = 32 << 20;
 /// Copied through when a matrix is read.
 const READ_BUFFER: u64 = 8 << 20;
 
@@ -142,7 +144,9 @@ impl Stock {
 
     /// Memory of a layer that is read for a step, while it is there.
     pub(super) fn transient(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.kept + layer.largest).max().unwrap_or(0) + READ_BUFFER
+        let layer = self.layers.iter().map(|layer| layer.kept + layer.largest).max().unwrap_or(0);
+        // What is smaller than that comes from heaps, which keep about as much again.
+        layer + layer.min(HEAP_MAX) + READ_BUFFER
     }
 
     /// Memory of the largest matrix that is packed, beside its packed form.
