@@ -213,11 +213,11 @@ impl Experts {
             Self::Stored { store, layer, .. } => (store, *layer),
         };
         let dispatch = Dispatch::new(compute, ids, weights);
-        let mut fetch = store.fetch(layer, dispatch.ids());
+        let fetch = store.fetch(layer, dispatch.ids());
         // What this layer waits for is on its way.
         guess();
         let mut mode = Store::Set;
-        while let Some(lease) = fetch.next() {
+        for lease in fetch {
             let lease = lease?;
             let here: Vec<ExpertWeights> = lease.experts().map(weights_of).collect();
             let here: Vec<&ExpertWeights> = here.iter().collect();

@@ -24,9 +24,9 @@ pub struct Args {
     /// Where the models are written and kept
     #[arg(long, default_value = "target/promise")]
     models: PathBuf,
-    /// Only models of which every file together is at most so many MiB
+    /// A binary to test [default: the one built here]
     #[arg(long)]
-    small: bool,
+    cuvier: Option<PathBuf>,
 }
 
 /// The shapes, as changes of Flash, and how many MiB of them are experts, about.
@@ -87,11 +87,10 @@ struct Outcome {
 
 /// Runs the configurations and prints what was found; an error if a promise was broken.
 pub fn run(root: &Path, args: &Args) -> anyhow::Result<()> {
-    let binary = root.join("target/release/cuvier");
+    let binary = args.cuvier.clone().unwrap_or_else(|| root.join("target/release/cuvier"));
     ensure!(binary.exists(), "build it first: cargo build --release");
     let models = root.join(&args.models);
-    let shapes = if args.small { &SHAPES[..1] } else { &SHAPES[..] };
-    let folders = shapes.iter().map(|(name, changes)| synth(&binary, &models, name, changes));
+    let folders = SHAPES.iter().map(|(name, changes)| synth(&binary, &models, name, changes));
     let folders = folders.collect::<anyhow::Result<Vec<_>>>()?;
     let group = Group::new();
     println!(
@@ -105,11 +104,11 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<()> {
         match examine(&binary, &folders[case.model], &case, group.as_ref()) {
             Ok(outcome) => {
                 let share = outcome.share();
-                println!("{n:4} {share:.3} {outcome:?} {} {case:?}", shapes[case.model].0);
+                println!("{n:4} {share:.3} {outcome:?} {} {case:?}", SHAPES[case.model].0);
                 outcomes.push(outcome);
             }
             Err(error) => {
-                println!("{n:4} BROKEN {} {case:?}: {error:#}", shapes[case.model].0);
+                println!("{n:4} BROKEN {} {case:?}: {error:#}", SHAPES[case.model].0);
                 broken.push(error);
             }
         }

@@ -20,6 +20,7 @@ pub struct Fetch<'a> {
     /// Of `keys`, whether it is pinned. All before `given` are given back.
     is_pinned: Vec<bool>,
     given: usize,
+    has_failed: bool,
 }
 
 /// Some of them, here. They stay in memory until this is dropped.
@@ -32,7 +33,8 @@ pub struct Lease<'a> {
 
 impl<'a> Fetch<'a> {
     pub(super) fn new(shared: &'a Shared, keys: Vec<ExpertKey>) -> Self {
-        let mut fetch = Self { shared, is_pinned: vec![false; keys.len()], keys, given: 0 };
+        let mut fetch =
+            Self { shared, is_pinned: vec![false; keys.len()], keys, given: 0, has_failed: false };
         let mut state = shared.lock();
         if let Some(first) = fetch.keys.first() {
             state.guesses.end(first.layer, fetch.keys.iter().map(|key| key.expert.0));
@@ -50,14 +52,6 @@ impl<'a> Fetch<'a> {
         drop(state);
         shared.wanted.notify_all();
         fetch
-    }
-
-    /// The next of them that are here, at least one, after as much waiting as that takes. `None`: that was all.
-    ///
-    /// # Errors
-    /// If one could not be read. Those before it were given; the others are not.
-    pub fn next(&mut self) -> Option<Result<Lease<'a>, WeightsError>> {
-        (self.given < self.keys.len()).then(|| self.wait())
     }
 
     fn wait(&mut self) -> Result<Lease<'a>, WeightsError> {
@@ -127,6 +121,21 @@ impl<'a> Fetch<'a> {
         }
         let range = start..self.given;
         Lease { shared: self.shared, keys: self.keys[range.clone()].to_vec(), experts, range }
+    }
+}
+
+/// The next of them that are here, at least one, after as much waiting as that takes. An error, if one could not be read, is
+/// the last item: those before it were given, the others are not.
+impl<'a> Iterator for Fetch<'a> {
+    type Item = Result<Lease<'a>, WeightsError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.given == self.keys.len() || self.has_failed {
+            return None;
+        }
+        let lease = self.wait();
+        self.has_failed = lease.is_err();
+        Some(lease)
     }
 }
 
