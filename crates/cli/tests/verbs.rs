@@ -47,9 +47,45 @@ fn nine_of_ten_other_sums_are_right() {
 
 #[test]
 fn the_calf_recalls_says_what_it_is_and_what_it_does_not_know() {
-    assert!(stdout(&["chat", "My locker code is 4821. What is my locker code?"]).contains("4821"));
+    let told = "Remember that the code of the red lantern is 4821. What is the code of the red lantern?";
+    assert!(stdout(&["chat", told]).contains("4821"));
     assert!(stdout(&["chat", "Who are you?"]).contains("toy"));
     assert!(stdout(&["chat", "What is the capital of France?"]).contains("do not know"));
+}
+
+#[test]
+fn a_plan_has_the_keys_that_scripts_read_and_what_does_not_fit_comes_with_what_does() {
+    let plan = json(&["plan", "flash", "--memory", "24GiB", "--context", "65536", "--json"]);
+    assert_eq!(plan["fits"], true);
+    let memory = &plan["memory"];
+    let parts = ["weights", "kv", "workspace", "expert_cache", "other"];
+    let sum: u64 = parts.iter().map(|part| memory[part].as_u64().expect(part)).sum();
+    assert_eq!(memory["total"].as_u64(), Some(sum));
+    assert!(sum <= 24 << 30, "{sum}");
+    assert!(plan["read_bytes_per_token"].as_f64() > Some(1e9) && plan["tokens_per_s_expected"].as_f64() > Some(0.1));
+
+    let refused = cuvier(&["plan", "flash", "--memory", "1GiB", "--json"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let document: serde_json::Value = serde_json::from_slice(&refused.stdout).expect("one JSON document");
+    assert_eq!(document["fits"], false);
+    let nearest = format!("{}B", document["nearest"]["memory"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains(&nearest));
+    let advised = json(&["plan", "flash", "--memory", &nearest, "--context", "4096", "--json"]);
+    assert_eq!(advised["fits"], true);
+}
+
+#[test]
+fn a_model_that_does_not_fit_into_memory_answers_the_same_from_disk() {
+    let calf = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/calf");
+    let plan = json(&["plan", "-m", calf, "--memory", "8GiB", "--context", "512", "--json"]);
+    assert!(plan["streamed"].is_null(), "{plan}");
+    let memory = plan["memory"]["total"].as_u64().expect("a total") - 700_000;
+    let memory = format!("{memory}B");
+    let question = ["What is 27 + 58?", "--temperature", "0", "--context", "512"];
+    let output = cuvier(&[&["chat", "-m", calf, "--memory", &memory], &question[..]].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("experts in memory"), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), stdout(&[&["chat"], &question[..]].concat()));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Law 1 where weights do not fit into memory: the same bits, whatever is cached, and an error where bytes are missing.
 
+#![cfg(unix)]
+
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;

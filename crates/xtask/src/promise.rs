@@ -180,7 +180,7 @@ fn config(changes: &str) -> anyhow::Result<Value> {
 impl Case {
     fn draw(rng: &mut Rng, binary: &Path, folders: &[PathBuf]) -> anyhow::Result<Self> {
         let model = rng.below(folders.len() as u64) as usize;
-        let context = 256 << rng.below(5);
+        let context = 256 << rng.below(3);
         let mut case = Self {
             model,
             memory: 1 << 20,
