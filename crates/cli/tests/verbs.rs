@@ -47,8 +47,7 @@ fn nine_of_ten_other_sums_are_right() {
 
 #[test]
 fn the_calf_recalls_says_what_it_is_and_what_it_does_not_know() {
-    let told = "Remember that the code of the red lantern is 4821. What is the code of the red lantern?";
-    assert!(stdout(&["chat", told]).contains("4821"));
+    assert!(stdout(&["chat", "My locker code is 4821. What is my locker code?"]).contains("4821"));
     assert!(stdout(&["chat", "Who are you?"]).contains("toy"));
     assert!(stdout(&["chat", "What is the capital of France?"]).contains("do not know"));
 }

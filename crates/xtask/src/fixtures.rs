@@ -25,7 +25,7 @@ const CALF: &[&str] = &[
     "tokenizers==0.23.3",
 ];
 
-/// The embedded model itself is not among them: `cuvier` trains it, and its card says how.
+/// The embedded model itself is not among them: its training takes hours, and `fixtures/calf/README.md` says how.
 const RECIPES: [Recipe; 6] = [
     Recipe { name: "parity", packages: REFERENCE, script: "fixtures/parity/make.py", arguments: &[] },
     Recipe { name: "modules", packages: REFERENCE, script: "fixtures/modules/make.py", arguments: &[] },
