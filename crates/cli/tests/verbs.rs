@@ -61,7 +61,10 @@ fn a_plan_has_the_keys_that_scripts_read_and_what_does_not_fit_comes_with_what_d
     let sum: u64 = parts.iter().map(|part| memory[part].as_u64().expect(part)).sum();
     assert_eq!(memory["total"].as_u64(), Some(sum));
     assert!(sum <= 24 << 30, "{sum}");
-    assert!(plan["read_bytes_per_token"].as_f64() > Some(1e9) && plan["tokens_per_s_expected"].as_f64() > Some(0.1));
+    assert!(
+        plan["read_bytes_per_token"].as_f64() > Some(1e9)
+            && plan["tokens_per_s_expected"].as_f64() > Some(0.1)
+    );
 
     let refused = cuvier(&["plan", "flash", "--memory", "1GiB", "--json"]);
     assert_eq!(refused.status.code(), Some(1));

@@ -40,7 +40,8 @@ fn streamed(folder: &Path, experts: usize) -> EngineHandle {
 }
 
 fn request(seed: u32) -> Request {
-    let prompt = (0..40 + seed * 11).map(|i| TokenId((i * i * 31 + i * seed * 7 + seed * 13) % 1000)).collect();
+    let prompt =
+        (0..40 + seed * 11).map(|i| TokenId((i * i * 31 + i * seed * 7 + seed * 13) % 1000)).collect();
     let sampling = SamplingParams { seed: seed.into(), ..SamplingParams::default() };
     Request { sampling, max_tokens: Some(10), ..Request::new(prompt) }
 }
@@ -66,7 +67,8 @@ fn answers(engine: &EngineHandle) -> Vec<Result<Vec<TokenId>, String>> {
 #[test]
 fn several_answers_at_once_are_those_of_a_model_in_memory() {
     let folder = copied();
-    let want = answers(&start(Transformer::load(&Checkpoint::open(folder.path()).unwrap(), &compute()).unwrap()));
+    let want =
+        answers(&start(Transformer::load(&Checkpoint::open(folder.path()).unwrap(), &compute()).unwrap()));
     assert!(want.iter().all(Result::is_ok));
     for experts in [4, 20] {
         let engine = streamed(folder.path(), experts);

@@ -17,13 +17,8 @@ struct Recipe {
 
 const REFERENCE: &[&str] = &["transformers==5.23.0", "torch==2.15.0", "safetensors==0.8.0", "numpy==2.4.6"];
 
-const CALF: &[&str] = &[
-    "transformers==5.23.0",
-    "torch==2.15.0",
-    "safetensors==0.8.0",
-    "numpy==2.4.6",
-    "tokenizers==0.23.3",
-];
+const CALF: &[&str] =
+    &["transformers==5.23.0", "torch==2.15.0", "safetensors==0.8.0", "numpy==2.4.6", "tokenizers==0.23.3"];
 
 /// The embedded model itself is not among them: its training takes hours, and `fixtures/calf/README.md` says how.
 const RECIPES: [Recipe; 6] = [
