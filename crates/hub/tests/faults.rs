@@ -231,8 +231,8 @@ fn a_busy_server_is_asked_again_when_it_says() {
     let start = Instant::now();
     overcome(|number| (number == 0).then_some(Fault::Status(429, "retry-after: 1\r\n")));
     assert!(start.elapsed() >= Duration::from_secs(1));
-    overcome(|number| (number % 4 == 1).then_some(Fault::Status(500, "")));
-    overcome(|number| (number % 4 == 1).then_some(Fault::Status(503, "retry-after: 0\r\n")));
+    overcome(|number| [1, 5, 9].contains(&number).then_some(Fault::Status(500, "")));
+    overcome(|number| [1, 5, 9].contains(&number).then_some(Fault::Status(503, "retry-after: 0\r\n")));
 }
 
 #[test]
@@ -314,7 +314,8 @@ fn ranges_that_end_midway_are_overcome() {
 
 #[test]
 fn a_range_that_was_not_asked_for_is_refused() {
-    overcome(|number| (number % 3 == 0).then_some(Fault::Range("bytes 1-1000/20345")));
+    // One less than a chunk may be tried, so that no order of connections gives one of them up.
+    overcome(|number| [0, 3, 6].contains(&number).then_some(Fault::Range("bytes 1-1000/20345")));
     let error = refused(&Fault::Range("bytes 1-1000/20345"));
     assert!(matches!(&error, HubError::GaveUp { .. }), "{error}");
     let error = refused(&Fault::Range("bytes 0-999/20346"));
