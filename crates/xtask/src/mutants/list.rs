@@ -216,9 +216,9 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "w1 and w3 are exchanged",
-        file: "crates/model/src/load.rs",
-        from: "ExpertWeights { w1: expert.w1, w3: expert.w3, w2: expert.w2 }",
-        to: "ExpertWeights { w1: expert.w3, w3: expert.w1, w2: expert.w2 }",
+        file: "crates/model/src/moe.rs",
+        from: "ExpertWeights { w1: expert.w1.clone(), w3: expert.w3.clone(), w2: expert.w2.clone() }",
+        to: "ExpertWeights { w1: expert.w3.clone(), w3: expert.w1.clone(), w2: expert.w2.clone() }",
     },
     Mutant {
         name: "a rollback keeps pending rows",
