@@ -18,8 +18,7 @@
 #[cfg(test)]
 mod tests;
 
-pub use cuvier_types::ExpertKey;
-use cuvier_types::{ExpertId, LayerId};
+use cuvier_types::{ExpertId, ExpertKey, LayerId};
 
 /// How many memories there are.
 const N: usize = 4;
@@ -47,8 +46,8 @@ pub enum Admission {
 /// Decides which routed experts are resident.
 ///
 /// ```
-/// use cuvier_types::{ExpertId, LayerId};
-/// use cuvier_weights::expert_store::{Admission, ExpertKey, Policy};
+/// use cuvier_types::{ExpertId, ExpertKey, LayerId};
+/// use cuvier_weights::expert_store::{Admission, Policy};
 ///
 /// let key = |expert| ExpertKey { layer: LayerId(0), expert: ExpertId(expert) };
 /// let mut policy = Policy::new(2);
