@@ -14,9 +14,11 @@ use cuvier_weights::measure_disk;
 use serde_json::json;
 
 use crate::interrupt::Interrupt;
+use crate::memory::peak_memory_bytes;
+use crate::needs::Needs;
 use crate::options::{ComputeArgs, ModelArgs, show_size};
 use crate::planning;
-use crate::session::{Needs, open_model};
+use crate::session::open_model;
 
 /// Flags of `bench`.
 #[derive(clap::Args)]
@@ -113,14 +115,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     eprintln!("measuring the roof of {} threads on {}", compute.threads(), compute.isa().name());
     let roof = measure_roof(&compute);
     let disk_bytes_per_s = match plan.streaming {
-        Some(_) => measure_disk(&opened.shards()?)?,
+        Some(_) => measure_disk(opened.checkpoint.paths())?,
         None => None,
     };
     let bench = Bench {
         model: &model,
         compute: &compute,
         args,
-        chunk: plan.chunk(),
+        chunk: plan.chunk,
         roof,
         disk_bytes_per_s,
         interrupt,
@@ -347,14 +349,6 @@ fn reads_json(reads: &Reads) -> serde_json::Value {
         "all": of(&reads.all),
         "layers": layers,
     })
-}
-
-/// The most memory this process has held, mapped files included; 0 where the system does not tell.
-fn peak_memory_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kilobytes.unwrap_or(0) * 1024
 }
 
 fn cpu_name() -> String {

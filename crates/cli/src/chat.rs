@@ -11,9 +11,10 @@ use cuvier_types::SamplingParams;
 use crate::dialogue::Dialogue;
 use crate::interactive;
 use crate::interrupt::Interrupt;
+use crate::needs::Needs;
 use crate::options::{ComputeArgs, ModelArgs, Think};
 use crate::planning;
-use crate::session::{Needs, Opened, open_model};
+use crate::session::{Opened, open_model};
 use crate::tokenize::read_stdin;
 
 /// Flags of `chat`.
@@ -103,7 +104,7 @@ fn open_dialogue(
     }
     let model = opened.engine_model(&plan, &args.compute)?;
     let config = EngineConfig {
-        batch_tokens_max: plan.chunk(),
+        batch_tokens_max: plan.chunk,
         sequences_max: plan.wish.slots,
         context_max: Some(plan.wish.context),
         cache: CacheConfig { memory_bytes: 0, disk: None },

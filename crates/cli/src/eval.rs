@@ -18,9 +18,10 @@ use cuvier_weights::accounting::parameters;
 use cuvier_weights::{ExpertDtype, Precision};
 use serde_json::{Value, json};
 
+use crate::needs::Needs;
 use crate::options::{ComputeArgs, Kv};
 use crate::progress;
-use crate::session::{Needs, Opened, open_model};
+use crate::session::{Opened, open_model};
 
 pub use flags::Args;
 use flags::{AskArgs, Common, DataArgs, Name, NeedleArgs, TaskArgs};
@@ -124,7 +125,7 @@ impl AskArgs {
         let transformer = opened.transformer_as(&plan, &compute)?;
         let model = TransformerModel::new(Arc::new(transformer), compute, common.compute.kv.into());
         let config = EngineConfig {
-            batch_tokens_max: plan.chunk(),
+            batch_tokens_max: plan.chunk,
             sequences_max: slots,
             context_max: Some(plan.wish.context),
             ..defaults

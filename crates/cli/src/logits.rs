@@ -11,9 +11,10 @@ use cuvier_model::{Batch, Chunk, Compute, Ctx, LogitRows, PROBE_NAMES, Probe, To
 use cuvier_types::SequenceId;
 use cuvier_weights::write_f32_tensors;
 
+use crate::needs::Needs;
 use crate::options::{ComputeArgs, ModelArgs};
 use crate::progress;
-use crate::session::{Needs, open_model};
+use crate::session::open_model;
 use crate::tokenize::parse_ids;
 
 /// Flags of `logits`.

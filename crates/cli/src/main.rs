@@ -15,6 +15,8 @@ mod inspect;
 mod interactive;
 mod interrupt;
 mod logits;
+mod memory;
+mod needs;
 mod options;
 mod plan;
 mod planning;

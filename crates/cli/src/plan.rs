@@ -9,9 +9,10 @@ use cuvier_types::Bytes;
 use cuvier_weights::{ExpertDtype, ModelConfig, Precision, measure_disk};
 use serde_json::{Value, json};
 
+use crate::needs::{Needs, wish_for};
 use crate::options::{ComputeArgs, ModelArgs, parse_size, show_size};
 use crate::planning;
-use crate::session::{CALF_CONFIG, Needs, open_model, wish_for};
+use crate::session::{CALF_CONFIG, Opened, open_model};
 
 /// Flags of `plan`.
 #[derive(clap::Args)]
@@ -78,8 +79,8 @@ struct Rates {
 
 /// Runs the verb.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let (name, stock) = subject(args)?;
-    let rates = rates(args)?;
+    let (name, stock, opened) = subject(args)?;
+    let rates = rates(args, opened.as_ref())?;
     let disk = args.disk.filter(|_| args.shape.is_some());
     tell(&name, &stock, &args.wishes, rates, disk, args.json)
 }
@@ -133,8 +134,9 @@ fn stock_of(config: &ModelConfig) -> Stock {
     Stock::of_shape(config, precision, config.num_nextn_predict_layers > 0)
 }
 
-fn subject(args: &Args) -> anyhow::Result<(String, Stock)> {
-    let shape = |name: &str, config: ModelConfig| (name.to_owned(), stock_of(&config));
+/// Its name, what it holds, and itself, if it is there.
+fn subject(args: &Args) -> anyhow::Result<(String, Stock, Option<Opened>)> {
+    let shape = |name: &str, config: ModelConfig| (name.to_owned(), stock_of(&config), None);
     Ok(match (args.shape, &args.model.model) {
         (Some(Shape::Flash), _) => shape("flash", ModelConfig::flash()),
         (Some(Shape::Pro), _) => shape("pro", ModelConfig::pro()),
@@ -142,7 +144,7 @@ fn subject(args: &Args) -> anyhow::Result<(String, Stock)> {
         (None, folder) => {
             let opened = open_model(folder.as_deref())?;
             let stock = Stock::of_checkpoint(&opened.checkpoint)?;
-            (opened.name, stock)
+            (opened.name.clone(), stock, Some(opened))
         }
     })
 }
@@ -151,7 +153,7 @@ fn assumed(wishes: &Wishes) -> Rates {
     Rates { disk: wishes.disk_rate.0 as f64, memory: wishes.memory_rate.0 as f64, measured: [false; 2] }
 }
 
-fn rates(args: &Args) -> anyhow::Result<Rates> {
+fn rates(args: &Args, opened: Option<&Opened>) -> anyhow::Result<Rates> {
     let mut rates = assumed(&args.wishes);
     if !args.measure {
         return Ok(rates);
@@ -159,9 +161,9 @@ fn rates(args: &Args) -> anyhow::Result<Rates> {
     eprintln!("measuring memory");
     rates.memory = measure_roof(&args.wishes.compute.compute()?).memory_bytes_per_s;
     rates.measured[1] = true;
-    if let Some(folder) = &args.model.model {
+    if let Some(opened) = opened {
         eprintln!("measuring the disk");
-        if let Some(disk) = measure_disk(&open_model(Some(folder))?.shards()?)? {
+        if let Some(disk) = measure_disk(opened.checkpoint.paths())? {
             (rates.disk, rates.measured[0]) = (disk, true);
         }
     }
@@ -203,7 +205,7 @@ fn to_json(name: &str, planned: &Result<Plan, TooLittle>, rates: Rates, is_too_l
             },
             "context": plan.wish.context,
             "slots": plan.wish.slots,
-            "chunk": plan.chunk(),
+            "chunk": plan.chunk,
             "streamed": plan.streaming.map(|streaming| json!({
                 "experts_in_memory": streaming.experts,
                 "layers_in_memory": streaming.layers,

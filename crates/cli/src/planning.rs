@@ -1,47 +1,9 @@
-//! Plans as people read them, and what the machine has.
+//! Plans as people read them.
 
 use cuvier_model::plan::{Plan, TooLittle, Wish};
-use cuvier_types::Bytes;
 use cuvier_weights::expert_store::LayerReads;
 
 use crate::options::show_size;
-
-/// What a process leaves to the others: at least so many bytes, and this share of what is free.
-const MARGIN_BYTES: u64 = 512 << 20;
-const MARGIN_SHARE: u64 = 20;
-
-/// What a process may take: what is free on the machine or in its group of processes, less a margin. `None`: the system
-/// does not say.
-pub fn free_memory() -> Option<Bytes> {
-    let machine = meminfo("MemAvailable:")?;
-    let group = group_limit().unwrap_or(u64::MAX);
-    let free = machine.min(group);
-    Some(Bytes(free.saturating_sub(MARGIN_BYTES.max(free / MARGIN_SHARE))))
-}
-
-/// A line of `/proc/meminfo`, in bytes.
-fn meminfo(key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
-}
-
-/// What the group of processes that this one belongs to may still take, in either version of such groups.
-fn group_limit() -> Option<u64> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = |key: &str| groups.lines().find_map(|line| line.split_once(key).map(|(_, path)| path));
-    let number = |folder: &str, file: &str| -> Option<u64> {
-        std::fs::read_to_string(format!("/sys/fs/cgroup{folder}/{file}")).ok()?.trim().parse().ok()
-    };
-    let left = |folder: &str, limit: &str, used: &str| {
-        Some(number(folder, limit)?.saturating_sub(number(folder, used).unwrap_or(0)))
-    };
-    let second = path("0::").and_then(|path| left(path, "memory.max", "memory.current"));
-    let first = path(":memory:")
-        .and_then(|path| left(&format!("/memory{path}"), "memory.limit_in_bytes", "memory.usage_in_bytes"));
-    [first, second].into_iter().flatten().min()
-}
 
 /// The plan in three lines.
 pub fn lines(plan: &Plan) -> [String; 3] {
@@ -56,11 +18,8 @@ pub fn lines(plan: &Plan) -> [String; 3] {
         show_size(plan.workspace),
         show_size(other),
     );
-    let second = format!(
-        "sequences  {} of up to {context} tokens; steps of {} tokens",
-        sequences(slots),
-        plan.chunk()
-    );
+    let second =
+        format!("sequences  {} of up to {context} tokens; steps of {} tokens", sequences(slots), plan.chunk);
     let third = match plan.streaming {
         None => "weights    all in memory".to_owned(),
         Some(streaming) => format!(
@@ -130,12 +89,5 @@ mod tests {
         let text = refusal(&refused, &wish);
         assert!(text.contains("--memory 3221225472B, or --context 4096"), "{text}");
         assert!(!text.contains("--slots"), "{text}");
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn a_margin_of_what_is_free_is_left_to_others() {
-        let free = free_memory().expect("this system says it");
-        assert!(free.0 < meminfo("MemTotal:").expect("it has a total"));
     }
 }

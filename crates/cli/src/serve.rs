@@ -13,9 +13,10 @@ use cuvier_model::plan::StepSize;
 use cuvier_server::{App, ServerConfig};
 use cuvier_types::Bytes;
 
+use crate::needs::Needs;
 use crate::options::{ComputeArgs, ModelArgs, Think, parse_size};
 use crate::planning;
-use crate::session::{Needs, open_model};
+use crate::session::open_model;
 
 /// Flags of `serve`.
 #[derive(clap::Args)]
@@ -91,7 +92,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     planning::lines(&plan).iter().for_each(|line| eprintln!("{line}"));
     let model = opened.engine_model(&plan, &args.compute)?;
     let engine_config = EngineConfig {
-        batch_tokens_max: plan.chunk(),
+        batch_tokens_max: plan.chunk,
         sequences_max: plan.wish.slots,
         context_max: Some(plan.wish.context),
         cache: CacheConfig {

@@ -6,41 +6,20 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail};
 use cuvier_encoding::{Generation, Tokenizer};
 use cuvier_engine::TransformerModel;
-use cuvier_model::plan::{Plan, StepSize, Stock, Wish, plan as plan_memory, states};
+use cuvier_model::plan::{Plan, Stock, plan as plan_memory};
 use cuvier_model::{Compute, Transformer};
-use cuvier_weights::{Checkpoint, ModelConfig};
+use cuvier_weights::Checkpoint;
 
+use crate::needs::{Needs, wish_for};
 use crate::options::ComputeArgs;
-use crate::planning::{free_memory, refusal};
+use crate::planning::refusal;
 
 /// The config of the embedded toy model.
 pub const CALF_CONFIG: &str = include_str!("../../../models/calf/config.json");
 /// Its tokenizer.
 pub const CALF_TOKENIZER: &[u8] = include_bytes!("../../../models/calf/tokenizer.json");
-/// The program itself, the embedded model included, and what its libraries take.
-const PROCESS_BYTES: u64 = 26 << 20;
-/// Bytes that a tokenizer and the tree of its tokens, by which answers are held to grammars, take for each token.
-const TOKENIZER_PER_TOKEN: u64 = 1120;
-/// The share of the memory that states may take if no context was asked for, and the shortest context then.
-const STATES_SHARE: f64 = 0.2;
-const CONTEXT_LEAST: usize = 4096;
 const CALF_WEIGHTS: &[u8] = include_bytes!("../../../models/calf/model.safetensors");
 const CALF_GENERATION: &str = include_str!("../../../models/calf/generation_config.json");
-
-/// What a verb needs memory for, beside weights.
-#[derive(Clone, Copy, Debug)]
-pub struct Needs {
-    /// Tokens of the longest sequence; `None`: as many as the model takes and memory allows.
-    pub context: Option<usize>,
-    /// Sequences at once.
-    pub slots: usize,
-    /// Tokens of a step.
-    pub chunk: StepSize,
-    /// Rows of logits of a step beyond one for each slot.
-    pub logit_rows: usize,
-    /// Bytes for states of earlier prompts; 0: none are kept.
-    pub prefix_cache: u64,
-}
 
 /// An opened checkpoint.
 pub struct Opened {
@@ -86,31 +65,6 @@ pub fn open_tokenizer(folder: Option<&Path>) -> anyhow::Result<Tokenizer> {
     }
 }
 
-/// The wish that `needs` come to. A context that was not asked for is as long as the model takes, or as a share of the
-/// memory has room for.
-pub fn wish_for(config: &ModelConfig, args: &ComputeArgs, needs: Needs) -> Wish {
-    let tokenizer = TOKENIZER_PER_TOKEN * config.vocab_size as u64;
-    let context_max = config.max_position_embeddings;
-    let memory = args.memory.or_else(free_memory).map(|memory| memory.0);
-    let mut wish = Wish {
-        memory,
-        context: needs.context.unwrap_or(context_max).min(context_max),
-        slots: needs.slots,
-        kv: args.kv.into(),
-        chunk: needs.chunk,
-        logit_rows: needs.logit_rows,
-        holds: needs.prefix_cache > 0,
-        other: PROCESS_BYTES + tokenizer + needs.prefix_cache,
-        threads: args.threads().get(),
-    };
-    let too_long =
-        |wish: &Wish| memory.is_some_and(|all| states(config, wish) as f64 > STATES_SHARE * all as f64);
-    while needs.context.is_none() && wish.context > CONTEXT_LEAST && too_long(&wish) {
-        wish.context /= 2;
-    }
-    wish
-}
-
 impl Opened {
     /// The checkpoint with every scale looked at.
     pub fn checked(&self) -> anyhow::Result<Checkpoint> {
@@ -128,14 +82,6 @@ impl Opened {
         let stock = Stock::of_checkpoint(&self.checkpoint)?;
         let wish = wish_for(self.checkpoint.config(), args, needs);
         plan_memory(&stock, wish).map_err(|refused| anyhow!("{}: {}", self.name, refusal(&refused, &wish)))
-    }
-
-    /// The files that hold its weights; none of the embedded model.
-    pub fn shards(&self) -> anyhow::Result<Vec<PathBuf>> {
-        let Some(folder) = &self.folder else { return Ok(Vec::new()) };
-        let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-        let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
-        Ok(paths.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect())
     }
 
     /// The model of the checkpoint, all of it in memory.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cuvier_kernels::{Compute, Isa};
-use cuvier_train::config::TrainConfig;
+use cuvier_train::config::{DistillConfig, TrainConfig};
 use cuvier_train::data::{Making, Recipe, TokenizerFiles};
+use cuvier_train::distill::{self, DistillEvent};
 use cuvier_train::metrics::read_metrics;
 use cuvier_train::save::{Loaded, latest};
 use cuvier_train::trainer::{self, METRICS, Outcome};
@@ -110,4 +111,41 @@ fn a_run_does_not_begin_where_one_is_nor_go_on_with_another_configuration() {
     };
     assert!(error(&text, false).contains("--resume"), "{}", error(&text, false));
     assert!(error("steps = 7", true).contains("another configuration"), "{}", error("steps = 7", true));
+}
+
+#[test]
+fn a_student_is_at_no_distance_from_itself_and_comes_nearer_to_another_teacher() {
+    let folder = TempDir::new().expect("a folder");
+    let data = data(folder.path());
+    run(folder.path(), &data, "run", 1, false, u64::MAX);
+    let (mut other, text) = config(folder.path(), &data, "other");
+    other.seed += 1;
+    let compute = Compute::new(Isa::best(), NonZeroUsize::MIN).expect("a thread");
+    std::fs::create_dir_all(&other.out).expect("a folder");
+    trainer::run(&other, &text, false, &compute, &|| false, &mut |_| {}).expect("the run ends well");
+    let divergences = |teacher: &str, steps: usize| -> Vec<f64> {
+        let path = |name: &str| folder.path().join(name);
+        let text = format!(
+            "from = {:?}\nout = {:?}\nsteps = {steps}\nquestions = 8\ntokens_max = 6\n[optimizer]\nmatrices = \"adamw\"\n\
+             rate = 1e-3\n[held_out]\nquestions = 2\n[[teacher]]\nmodel = {:?}\ndata = {:?}\n",
+            path("run/model").display(),
+            path("distilled").display(),
+            path(teacher).join("model").display(),
+            data.display(),
+        );
+        let config = DistillConfig::parse(&text, "test.toml").expect("a configuration");
+        std::fs::create_dir_all(&config.out).expect("a folder");
+        let mut divergences = Vec::new();
+        let mut tell = |event| {
+            if let DistillEvent::Step(metrics) = event {
+                divergences.push(metrics.domains[0].divergence);
+            }
+        };
+        let model = distill::run(&config, &compute, &|| false, &mut tell).expect("the run ends well");
+        Checkpoint::open(&model).expect("what was learned is a checkpoint");
+        divergences
+    };
+    assert!(divergences("run", 1)[0].abs() < 1e-6);
+    let to_other = divergences("other", 12);
+    assert!(to_other[0] > 1e-3 && to_other[11] < 0.8 * to_other[0], "{to_other:?}");
 }

@@ -12,7 +12,7 @@ use crate::WeightsError;
 /// Direct reads begin and end at multiples of this, in the file and in memory: the largest block that disks in use have.
 pub(crate) const ALIGN: usize = 4096;
 /// Read at once where a range is copied out.
-const COPIED_BYTES: usize = 8 << 20;
+pub(crate) const COPIED_BYTES: usize = 8 << 20;
 
 /// A file that is read at any place by any thread, without the page cache where the system can.
 #[derive(Debug)]

@@ -38,6 +38,9 @@ mod test_shapes;
 mod unique_map;
 mod verify;
 
+/// Memory through which a tensor is copied when it is read from a streamed checkpoint.
+pub const COPIED_BYTES: u64 = direct::COPIED_BYTES as u64;
+
 // The bounds of a config keep products of its fields within 64 bits.
 const _: () = assert!(usize::BITS >= 64);
 

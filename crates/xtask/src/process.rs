@@ -43,6 +43,13 @@ fn not_started(command: &Command, error: std::io::Error) -> anyhow::Error {
     }
 }
 
+/// A line of what the system knows of a running process, `VmRSS` or `VmHWM`, in bytes; 0 where it does not tell.
+pub fn memory_of(pid: u32, key: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap_or_default();
+    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

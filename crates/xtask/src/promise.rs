@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::load::wire;
-use crate::process::output;
+use crate::process::{memory_of, output};
 
 /// Flags of `promise`.
 #[derive(clap::Args)]
@@ -29,7 +29,7 @@ pub struct Args {
     cuvier: Option<PathBuf>,
 }
 
-/// The shapes, as changes of Flash, and how many MiB of them are experts, about.
+/// The shapes, as changes of what [`config`] has.
 const SHAPES: [(&str, &str); 6] = [
     (
         "tiny",
@@ -275,7 +275,7 @@ fn serve(binary: &Path, folder: &Path, case: &Case, group: Option<&Group>) -> an
         let asked: Vec<_> = (0..case.slots).map(ask).collect();
         asked.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a client broke"))).collect()
     });
-    let peak = peak(server.0.id());
+    let peak = memory_of(server.0.id(), "VmHWM");
     for answer in answers {
         let (status, body) = answer.with_context(|| format!("the server had taken {peak} bytes"))?;
         ensure!(status == 200, "{status}: {body}");
@@ -328,13 +328,6 @@ fn first_line(mut stdout: impl Read) -> anyhow::Result<String> {
         line.push(byte[0]);
     }
     Ok(String::from_utf8_lossy(&line).into_owned())
-}
-
-/// The most memory that the process had at once, where the system tells.
-fn peak(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
-    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 /// A group of processes whose memory has a ceiling.

@@ -16,7 +16,7 @@ use cuvier_weights::expert_store::ExpertStore;
 
 use crate::Streaming;
 
-pub use parts::{LayerBytes, Stock};
+pub use parts::Stock;
 
 /// What is asked of a machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,8 +53,10 @@ pub enum StepSize {
 /// Where everything goes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Plan {
-    /// What it was made for; its chunk is given.
+    /// What it was made for.
     pub wish: Wish,
+    /// Tokens of one step.
+    pub chunk: usize,
     /// Bytes of all weights that stay in memory but routed experts; with all of those, if they stay as well.
     pub weights: u64,
     /// Bytes of the states of all slots at full context.
@@ -98,14 +100,6 @@ impl Plan {
     /// Bytes, at most.
     pub fn total(&self) -> u64 {
         self.weights + self.kv + self.workspace + self.expert_cache + self.wish.other
-    }
-
-    /// Tokens of one step.
-    pub fn chunk(&self) -> usize {
-        match self.wish.chunk {
-            StepSize::Given(tokens) => tokens,
-            StepSize::Chosen => CHUNK_LOADED,
-        }
     }
 
     /// Tokens per second of one sequence, from the bytes per second of disk and memory: what is read from one is hidden
@@ -175,7 +169,8 @@ fn longest_step(wish: &Wish, chunk: usize) -> usize {
 /// The plan before weights and workspace.
 fn outline(stock: &Stock, wish: Wish, chunk: usize) -> Plan {
     Plan {
-        wish: Wish { chunk: StepSize::Given(chunk), ..wish },
+        wish,
+        chunk,
         weights: 0,
         kv: states(&stock.config, &wish),
         workspace: 0,
@@ -244,9 +239,4 @@ fn most(low: usize, high: usize, does: impl Fn(usize) -> bool) -> Option<usize> 
     }
     let past = least(low as u64, high as u64 + 1, |n| n as usize > high || !does(n as usize));
     Some(past as usize - 1)
-}
-
-/// The rows of logits and streams that a config's step has, for the parts of this module.
-fn streams_width(config: &ModelConfig) -> usize {
-    config.hc_mult * config.hidden_size
 }

@@ -2,7 +2,9 @@
 
 use cuvier_tensor::{Dtype, Int8Panel, panels_of};
 use cuvier_weights::expert_store::ExpertStore;
-use cuvier_weights::{Checkpoint, Drafter, Family, ModelConfig, Precision, TensorSpec, inventory};
+use cuvier_weights::{
+    COPIED_BYTES, Checkpoint, Drafter, Family, ModelConfig, Precision, TensorSpec, inventory,
+};
 
 use crate::ModelError;
 use crate::load::HEAD;
@@ -21,7 +23,7 @@ pub struct Stock {
     /// The head as it is stored, and in memory.
     head: (u64, u64),
     /// By layer, the MTP block's last, without routed experts.
-    pub layers: Vec<LayerBytes>,
+    pub(super) layers: Vec<LayerBytes>,
     /// Bytes of one routed expert in memory, the most of all.
     pub expert: u64,
     /// Whether tensors can be read from files.
@@ -30,25 +32,21 @@ pub struct Stock {
 
 /// A layer without its routed experts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LayerBytes {
+pub(super) struct LayerBytes {
     /// In memory, if it stays there.
-    pub kept: u64,
+    kept: u64,
     /// In memory, if it is read for every step.
-    pub outline: u64,
+    outline: u64,
     /// Read for every step then.
-    pub read: u64,
+    read: u64,
     /// Its largest matrix as it is stored: it is there while it is packed.
-    pub largest: u64,
+    largest: u64,
 }
 
-/// Blocks that a direct read may take more than it was asked for, for each of the tensors of an expert.
-const SLACK_PER_EXPERT: u64 = 8 * 4096;
 /// What is known of a tensor: its name and place, for a checkpoint and for a store of experts.
 const TABLE_PER_TENSOR: u64 = 1000;
 /// Larger pieces of memory go back to the system at once.
 const HEAP_MAX: u64 = 32 << 20;
-/// Copied through when a matrix is read.
-const READ_BUFFER: u64 = 8 << 20;
 
 impl Stock {
     /// Of an opened checkpoint; reads nothing.
@@ -111,7 +109,7 @@ impl Stock {
                 _ => {}
             }
         }
-        stock.expert = experts / stock.n_experts() as u64 + SLACK_PER_EXPERT;
+        stock.expert = experts / stock.n_experts() as u64 + ExpertStore::SLACK_BYTES;
         stock
     }
 
@@ -127,7 +125,7 @@ impl Stock {
 
     /// Everything in memory: experts as they are stored.
     pub(super) fn loaded(&self) -> u64 {
-        let experts = self.n_experts() as u64 * (self.expert - SLACK_PER_EXPERT.min(self.expert));
+        let experts = self.n_experts() as u64 * (self.expert - ExpertStore::SLACK_BYTES);
         self.kept(self.layers.len()) + experts
     }
 
@@ -146,13 +144,13 @@ impl Stock {
     pub(super) fn transient(&self) -> u64 {
         let layer = self.layers.iter().map(|layer| layer.kept + layer.largest).max().unwrap_or(0);
         // What is smaller than that comes from heaps, which keep about as much again.
-        layer + layer.min(HEAP_MAX) + READ_BUFFER
+        layer + layer.min(HEAP_MAX) + COPIED_BYTES
     }
 
     /// Memory of the largest matrix that is packed, beside its packed form.
     pub(super) fn packing(&self) -> u64 {
         let layers = self.layers.iter().map(|layer| layer.largest);
-        layers.chain([self.head.0]).max().unwrap_or(0) + READ_BUFFER
+        layers.chain([self.head.0]).max().unwrap_or(0) + COPIED_BYTES
     }
 
     /// Bytes of the routed experts of one token.

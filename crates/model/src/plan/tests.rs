@@ -40,7 +40,7 @@ fn what_fits_is_loaded_and_what_does_not_is_streamed_within_the_memory() {
         // The rest of the memory is less than an expert.
         assert!(plan.total() + stock.expert > memory * GIB, "{memory}");
         assert_eq!(streaming.layers, 44);
-        assert!(plan.chunk() >= CHUNK_LOADED);
+        assert!(plan.chunk >= CHUNK_LOADED);
     }
 }
 
@@ -85,7 +85,7 @@ fn what_is_refused_comes_with_settings_that_fit_and_no_less_do() {
 fn without_a_ceiling_everything_is_loaded() {
     let all = plan(&flash(), Wish { memory: None, ..wish(0) }).expect("there is no ceiling");
     assert!(all.streaming.is_none() && all.read_bytes_per_token == 0.0);
-    assert!(all.weights > 155_000_000_000 && all.chunk() == CHUNK_LOADED);
+    assert!(all.weights > 155_000_000_000 && all.chunk == CHUNK_LOADED);
 }
 
 /// The matrices of a model that are packed.

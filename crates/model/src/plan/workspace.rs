@@ -5,7 +5,7 @@ use cuvier_kernels::EntryCodec;
 use cuvier_tensor::PANEL_COLS;
 use cuvier_weights::{LayerKind, ModelConfig};
 
-use super::{Stock, Wish, kv, streams_width};
+use super::{Stock, Wish, kv};
 
 /// What allocators keep, thread stacks, and small things.
 const FIXED: u64 = 8 << 20;
@@ -29,6 +29,11 @@ pub(super) fn step(stock: &Stock, wish: &Wish, chunk: usize) -> u64 {
         + kv::of_step(config, wish.kv, chunk, wish.holds)
         + FIXED
         + PER_THREAD * wish.threads as u64
+}
+
+/// Numbers of all residual streams of a token.
+fn streams_width(config: &ModelConfig) -> usize {
+    config.hc_mult * config.hidden_size
 }
 
 /// Buffers of one type of number, and how many numbers they hold together.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::ConfigError;
-use super::raw::RawOptimizer;
+use super::raw::{RawHeldOut, RawOptimizer};
 use super::read::optimizer;
 use super::source::Source;
 use crate::optim::OptimizerOptions;
@@ -74,13 +74,6 @@ struct RawTeacher {
     model: Option<Spanned<String>>,
     data: Option<Spanned<String>>,
     weight: Option<Spanned<f64>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct RawHeldOut {
-    every_steps: Option<Spanned<u64>>,
-    questions: Option<Spanned<u64>>,
 }
 
 impl DistillConfig {

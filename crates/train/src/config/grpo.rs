@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::ConfigError;
-use super::raw::RawOptimizer;
+use super::raw::{RawHeldOut, RawOptimizer};
 use super::read::optimizer;
 use super::source::Source;
 use crate::grpo::Policy;
@@ -75,13 +75,6 @@ struct Raw {
     held_out: RawHeldOut,
     #[serde(default)]
     optimizer: RawOptimizer,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct RawHeldOut {
-    every_steps: Option<Spanned<u64>>,
-    questions: Option<Spanned<u64>>,
 }
 
 impl GrpoConfig {

@@ -99,3 +99,11 @@ pub(super) struct RawQat {
 pub(super) struct RawCheckpoint {
     pub(super) every_steps: Key<u64>,
 }
+
+/// When and with how many questions a run is tested.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawHeldOut {
+    pub(super) every_steps: Key<u64>,
+    pub(super) questions: Key<u64>,
+}

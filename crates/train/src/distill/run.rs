@@ -14,13 +14,12 @@ use cuvier_types::TokenId;
 use cuvier_weights::{Checkpoint, ModelConfig, Precision};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{DistillConfig, LossWeights, Teacher};
+use crate::config::{DistillConfig, Teacher};
 use crate::data::{DataError, Encoder, Rng};
 use crate::grpo::rollout::questions;
-use crate::grpo::{Drawing, Question, Rollout, constant, draw, spans};
-use crate::optim::Optimizer;
+use crate::grpo::{Drawing, Learning, Question, Rollout, draw, spans};
 use crate::save::{SaveError, read_official, write_official};
-use crate::trainer::{MODEL, TrainError, Trainer, TrainerParts, load_model};
+use crate::trainer::{MODEL, TrainError, Trainer, load_model};
 
 /// What a run writes beside its checkpoint: one line per step.
 pub const DISTILL_METRICS: &str = "distill.jsonl";
@@ -146,17 +145,13 @@ impl<'a> Run<'a> {
         let (parameters, routers) = read_official(&checkpoint)?;
         let scratch = config.out.join("shape.part");
         let model = load_model(&scratch, &shape, &parameters, &routers, &config.teachers[0].data, compute)?;
-        let student = Trainer::new(TrainerParts {
-            model: Arc::new(model),
-            optimizer: Optimizer::new(config.optimizer, &parameters),
-            parameters,
-            routers,
-            schedule: constant(config.rate, config.steps),
-            loss: LossWeights { balance: 0.0, indexer: 0.0 },
+        let learning = Learning {
+            optimizer: config.optimizer,
+            rate: config.rate,
             clip: config.clip,
-            qat: None,
-            next_step: 0,
-        });
+            steps: config.steps,
+        };
+        let student = learning.begin(model, parameters, routers);
         let total: f64 = config.teachers.iter().map(|teacher| teacher.weight).sum();
         let domain = |index: usize| domain(config, index, &shape, &tokenizer, total, compute);
         let domains = (0..config.teachers.len()).map(domain).collect::<Result<_, _>>()?;

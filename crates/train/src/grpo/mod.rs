@@ -8,4 +8,4 @@ mod run;
 pub use policy::{Policy, TokenTerm, advantages, is_off_policy};
 pub use rollout::{Drawing, Question, Rollout, draw};
 pub use run::{GRPO_METRICS, GrpoEvent, GrpoMetrics, read_grpo_metrics, run};
-pub(crate) use run::{constant, spans};
+pub(crate) use run::{Learning, spans};

@@ -10,7 +10,7 @@ use std::time::Instant;
 use cuvier_encoding::{Generation, Tokenizer};
 use cuvier_engine::EngineError;
 use cuvier_kernels::{Compute, KvFormat};
-use cuvier_model::{LogitGradients, Transformer};
+use cuvier_model::{LogitGradients, Parameters, Transformer};
 use cuvier_types::TokenId;
 use cuvier_weights::{Checkpoint, ModelConfig, Precision};
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,9 @@ use super::policy::{Policy, advantages, is_off_policy};
 use super::rollout::{Drawing, Question, Rollout, draw, questions};
 use crate::config::{GrpoConfig, LossWeights, Reward};
 use crate::data::{DataError, Encoder, Rng};
-use crate::optim::Optimizer;
 use crate::optim::schedule::{Schedule, ScheduleOptions, Stage, StageAttention};
+use crate::optim::{Optimizer, OptimizerOptions};
+use crate::routers::Routers;
 use crate::save::{SaveError, read_official, write_official};
 use crate::trainer::{MODEL, TrainError, Trainer, TrainerParts, load_model, target_logprobs};
 
@@ -161,17 +162,13 @@ impl<'a> Run<'a> {
         let scratch = config.out.join("shape.part");
         let load = || load_model(&scratch, &shape, &parameters, &routers, &config.data, compute);
         let (model, reference) = (load()?, load()?);
-        let trainer = Trainer::new(TrainerParts {
-            model: Arc::new(model),
-            optimizer: Optimizer::new(config.optimizer, &parameters),
-            parameters,
-            routers,
-            schedule: constant(config.rate, config.steps),
-            loss: LossWeights { balance: 0.0, indexer: 0.0 },
+        let learning = Learning {
+            optimizer: config.optimizer,
+            rate: config.rate,
             clip: config.clip,
-            qat: None,
-            next_step: 0,
-        });
+            steps: config.steps,
+        };
+        let trainer = learning.begin(model, parameters, routers);
         let threads = NonZeroUsize::new(compute.threads()).unwrap_or(NonZeroUsize::MIN);
         let began = Instant::now();
         Ok(Self { config, shape, tokenizer, train, held_out, trainer, reference, threads, compute, began })
@@ -328,8 +325,33 @@ fn slopes(
     slopes
 }
 
+/// How a model learns from its own answers.
+pub(crate) struct Learning {
+    pub(crate) optimizer: OptimizerOptions,
+    pub(crate) rate: f32,
+    pub(crate) clip: f64,
+    pub(crate) steps: u64,
+}
+
+impl Learning {
+    /// A trainer without losses of its own, at the first step.
+    pub(crate) fn begin(self, model: Transformer, parameters: Parameters, routers: Routers) -> Trainer {
+        Trainer::new(TrainerParts {
+            model: Arc::new(model),
+            optimizer: Optimizer::new(self.optimizer, &parameters),
+            parameters,
+            routers,
+            schedule: constant(self.rate, self.steps),
+            loss: LossWeights { balance: 0.0, indexer: 0.0 },
+            clip: self.clip,
+            qat: None,
+            next_step: 0,
+        })
+    }
+}
+
 /// A constant rate; sparse attention, as when answers are drawn.
-pub(crate) fn constant(rate: f32, steps: u64) -> Schedule {
+fn constant(rate: f32, steps: u64) -> Schedule {
     let stage = Stage { until: 1.0, max_len: usize::MAX, attention: StageAttention::Sparse };
     let options = ScheduleOptions {
         rate,

@@ -80,7 +80,7 @@ pub(crate) struct MappedFile {
     /// Where it lies. `None`: in memory.
     pub(crate) path: Option<PathBuf>,
     /// What its bytes are read from, one tensor at a time, instead of `storage`, which is empty then.
-    direct: Option<DirectFile>,
+    pub(crate) direct: Option<Arc<DirectFile>>,
 }
 
 /// Where a tensor lies.
@@ -236,12 +236,9 @@ impl Checkpoint {
     pub fn matrix(&self, name: &str) -> Result<WeightMatrix, WeightsError> {
         let weight = self.tensor(name)?;
         let scale = || self.tensor(&scale_name(name));
-        let format = match weight.dtype() {
-            Dtype::F32 => WeightFormat::F32(weight),
-            Dtype::BF16 => WeightFormat::Bf16(weight),
-            Dtype::F8E4M3 => WeightFormat::Fp8 { weight, scale: scale()? },
-            Dtype::I8 => WeightFormat::Fp4 { weight, scale: scale()? },
-            other => return Err(self.wrong_dtype(name, other.name(), "a matrix")),
+        let dtype = weight.dtype();
+        let Some(format) = matrix_format(weight, scale)? else {
+            return Err(self.wrong_dtype(name, dtype.name(), "a matrix"));
         };
         WeightMatrix::new(format).map_err(|source| self.entry(name, source.to_string()))
     }
@@ -364,6 +361,11 @@ impl Checkpoint {
             .ok_or_else(|| WeightsError::NoSuchTensor { file: self.listing.clone(), name: name.to_owned() })
     }
 
+    /// The files that hold its tensors; none, if they are in memory.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().filter_map(|file| file.path.as_deref())
+    }
+
     pub(crate) fn files(&self) -> &[MappedFile] {
         &self.files
     }
@@ -391,10 +393,25 @@ impl Checkpoint {
 impl MappedFile {
     /// From here on bytes are read one tensor at a time.
     fn stream(&mut self) -> Result<(), WeightsError> {
-        self.direct = self.path.as_deref().map(DirectFile::open).transpose()?;
+        self.direct = self.path.as_deref().map(DirectFile::open).transpose()?.map(Arc::new);
         (self.storage, self.mapping) = (empty(), None);
         Ok(())
     }
+}
+
+/// The form of a matrix whose stored numbers are `weight`; `scale` is asked for where the form has one. `None`: no matrix is
+/// stored so.
+pub(crate) fn matrix_format(
+    weight: Tensor,
+    scale: impl FnOnce() -> Result<Tensor, WeightsError>,
+) -> Result<Option<WeightFormat>, WeightsError> {
+    Ok(Some(match weight.dtype() {
+        Dtype::F32 => WeightFormat::F32(weight),
+        Dtype::BF16 => WeightFormat::Bf16(weight),
+        Dtype::F8E4M3 => WeightFormat::Fp8 { weight, scale: scale()? },
+        Dtype::I8 => WeightFormat::Fp4 { weight, scale: scale()? },
+        _ => return Ok(None),
+    }))
 }
 
 fn empty() -> Storage {

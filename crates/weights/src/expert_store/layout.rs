@@ -1,9 +1,9 @@
-//! Where an expert lies: which blocks of which files, and where in them its six tensors.
+//! Where the tensors of an expert lie in blocks of files.
 
 use std::ops::Range;
 
 use crate::checkpoint::Place;
-use crate::direct::{ALIGN, whole_blocks};
+use crate::direct::whole_blocks;
 
 /// Tensors closer to each other than this are read at once: what lies between costs less than a second read.
 const GAP_BYTES: u64 = 256 << 10;
@@ -49,8 +49,7 @@ impl Layout {
     fn piece_for(&mut self, file: usize, range: &Range<u64>) -> &Piece {
         let blocks = whole_blocks(range);
         let is_near = |piece: &Piece| piece.file == file && range.start <= piece.needed_end + GAP_BYTES;
-        if let Some(index) = self.pieces.iter().rposition(is_near).filter(|&i| i + 1 == self.pieces.len()) {
-            let piece = &mut self.pieces[index];
+        if let Some(piece) = self.pieces.last_mut().filter(|piece| is_near(piece)) {
             piece.blocks.end = piece.blocks.end.max(blocks.end);
             piece.needed_end = piece.needed_end.max(range.end);
         } else {
@@ -60,7 +59,7 @@ impl Layout {
         &self.pieces[self.pieces.len() - 1]
     }
 
-    /// Bytes of memory, which are the bytes read: a multiple of [`ALIGN`].
+    /// Bytes of memory, which are the bytes read: whole blocks.
     pub(super) fn bytes(&self) -> usize {
         self.pieces.iter().map(Piece::len).sum()
     }
@@ -71,8 +70,6 @@ impl Piece {
         (self.blocks.end - self.blocks.start) as usize
     }
 }
-
-const _: () = assert!(ALIGN.is_power_of_two());
 
 #[cfg(test)]
 mod tests {

@@ -25,7 +25,7 @@ use cuvier_tensor::Dtype;
 use cuvier_types::{ExpertId, ExpertKey, LayerId};
 
 use crate::checkpoint::{Checkpoint, Expert};
-use crate::direct::DirectFile;
+use crate::direct::{ALIGN, DirectFile};
 use crate::{ModelConfig, WeightsError};
 
 pub use fetch::{Fetch, Lease};
@@ -94,17 +94,20 @@ impl ExpertStore {
             let key = ExpertKey { layer, expert: ExpertId(0) };
             most = most.max(Layout::new(&checkpoint.expert_places(key)?).bytes());
         }
-        // One block more, for experts whose pieces begin less favourably; another to begin at one in memory.
-        Ok((most + 8 * crate::direct::ALIGN) as u64)
+        Ok(most as u64 + Self::SLACK_BYTES)
     }
+
+    /// Bytes that an expert in a store may take beyond its own: whole blocks around each of six tensors, where they lie
+    /// apart, and room to begin at a block in memory.
+    pub const SLACK_BYTES: u64 = 8 * ALIGN as u64;
 
     /// The fewest experts that a store can work with: one computed with while others are read.
     pub const CAPACITY_MIN: usize = 4;
 
-    /// A store for the checkpoint in `folder` that has at most `capacity` experts in memory.
+    /// A store for a checkpoint that was [opened to be streamed](Checkpoint::open_streamed), with at most `capacity` experts in memory.
     ///
     /// # Errors
-    /// If a file cannot be opened or threads not be started.
+    /// If the checkpoint was opened otherwise, or threads cannot be started.
     ///
     /// # Panics
     /// If `capacity` is less than [`CAPACITY_MIN`](Self::CAPACITY_MIN).

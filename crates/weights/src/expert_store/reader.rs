@@ -4,19 +4,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cuvier_tensor::{Dtype, Storage, Tensor, WeightFormat, WeightMatrix};
+use cuvier_tensor::{Dtype, Storage, Tensor, WeightMatrix};
 use cuvier_types::{ExpertId, ExpertKey, LayerId};
 
 use super::{Content, DirectFile, LayerReads, Layout, Pool, Shared, layers};
 use crate::WeightsError;
 use crate::checkpoint::values::not_finite;
-use crate::checkpoint::{Checkpoint, Expert, MappedFile, Place};
+use crate::checkpoint::{Checkpoint, Expert, MappedFile, Place, matrix_format};
 use crate::inventory::expert_names;
 use crate::safetensors::known;
 
 /// The files, and where each expert lies in them.
 pub(super) struct Source {
-    files: Vec<DirectFile>,
+    files: Vec<Arc<DirectFile>>,
     /// What errors call them.
     names: Vec<String>,
     experts: HashMap<ExpertKey, Stored>,
@@ -32,7 +32,7 @@ struct Stored {
 
 impl Source {
     pub(super) fn new(checkpoint: &Checkpoint) -> Result<Self, WeightsError> {
-        let files = checkpoint.files().iter().map(open).collect::<Result<_, _>>()?;
+        let files = checkpoint.files().iter().map(opened).collect::<Result<_, _>>()?;
         let names = checkpoint.files().iter().map(|file| file.name.clone()).collect();
         let mut experts = HashMap::new();
         for layer in layers(checkpoint) {
@@ -110,12 +110,12 @@ impl Source {
     }
 }
 
-fn open(file: &MappedFile) -> Result<DirectFile, WeightsError> {
-    let in_memory = || WeightsError::Header {
+/// The file as the checkpoint opened it: what changes it from then on is noticed.
+fn opened(file: &MappedFile) -> Result<Arc<DirectFile>, WeightsError> {
+    file.direct.clone().ok_or_else(|| WeightsError::Header {
         file: file.name.clone(),
-        problem: "is in memory, so there is nothing to read experts from".to_owned(),
-    };
-    DirectFile::open(file.path.as_deref().ok_or_else(in_memory)?)
+        problem: "was not opened to be read tensor by tensor".to_owned(),
+    })
 }
 
 /// The three matrices of tensors in the order of [`expert_names`].
@@ -125,13 +125,8 @@ fn matrices(
 ) -> Result<Expert, WeightsError> {
     let mut matrix = || {
         let weight = tensors.next().ok_or_else(|| entry("is incomplete".to_owned()))?;
-        let mut scale = || tensors.next().ok_or_else(|| entry("has no scales".to_owned()));
-        let format = match weight.dtype() {
-            Dtype::I8 => WeightFormat::Fp4 { weight, scale: scale()? },
-            Dtype::F8E4M3 => WeightFormat::Fp8 { weight, scale: scale()? },
-            Dtype::BF16 => WeightFormat::Bf16(weight),
-            _ => WeightFormat::F32(weight),
-        };
+        let scale = || tensors.next().ok_or_else(|| entry("has no scales".to_owned()));
+        let format = matrix_format(weight, scale)?.ok_or_else(|| entry("is no matrix".to_owned()))?;
         WeightMatrix::new(format).map_err(|error| entry(error.to_string()))
     };
     Ok(Expert { w1: matrix()?, w3: matrix()?, w2: matrix()? })

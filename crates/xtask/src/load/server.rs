@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::wire;
+use crate::process::memory_of;
 
 /// What is started.
 #[derive(Clone, Debug)]
@@ -43,9 +44,7 @@ impl Setup {
 impl Server {
     /// Resident memory in bytes, where the system tells.
     pub fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-        line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+        memory_of(self.child.id(), "VmRSS")
     }
 
     /// A gauge or counter of `/metrics`.
