@@ -129,7 +129,7 @@ fn a_student_is_at_no_distance_from_itself_and_comes_nearer_to_another_teacher()
             "from = {:?}\nout = {:?}\nsteps = {steps}\nquestions = 8\ntokens_max = 6\n[optimizer]\nmatrices = \"adamw\"\n\
              rate = 1e-3\n[held_out]\nquestions = 2\n[[teacher]]\nmodel = {:?}\ndata = {:?}\n",
             path("run/model").display(),
-            path("distilled").display(),
+            path(&format!("from-{teacher}")).display(),
             path(teacher).join("model").display(),
             data.display(),
         );
@@ -143,6 +143,9 @@ fn a_student_is_at_no_distance_from_itself_and_comes_nearer_to_another_teacher()
         };
         let model = distill::run(&config, &compute, &|| false, &mut tell).expect("the run ends well");
         Checkpoint::open(&model).expect("what was learned is a checkpoint");
+        let again = distill::run(&config, &compute, &|| false, &mut |_| panic!("it is refused at once"));
+        let error = again.expect_err("what was learned is still there").to_string();
+        assert!(error.contains("learned already"), "{error}");
         divergences
     };
     assert!(divergences("run", 1)[0].abs() < 1e-6);

@@ -19,7 +19,7 @@ use crate::data::{DataError, Encoder, Rng};
 use crate::grpo::rollout::questions;
 use crate::grpo::{Drawing, Learning, Question, Rollout, draw, spans};
 use crate::save::{SaveError, read_official, write_official};
-use crate::trainer::{MODEL, TrainError, Trainer, load_model};
+use crate::trainer::{MODEL, TrainError, Trainer, load_model, refuse_done};
 
 /// What a run writes beside its checkpoint: one line per step.
 pub const DISTILL_METRICS: &str = "distill.jsonl";
@@ -77,6 +77,7 @@ pub fn run(
     stop: &dyn Fn() -> bool,
     tell: &mut dyn FnMut(DistillEvent),
 ) -> Result<PathBuf, TrainError> {
+    refuse_done(&config.out)?;
     let mut run = Run::new(config, compute)?;
     let metrics_file = config.out.join(DISTILL_METRICS);
     let io = |doing| SaveError::io(&metrics_file, doing);

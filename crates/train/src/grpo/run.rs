@@ -23,7 +23,7 @@ use crate::optim::schedule::{Schedule, ScheduleOptions, Stage, StageAttention};
 use crate::optim::{Optimizer, OptimizerOptions};
 use crate::routers::Routers;
 use crate::save::{SaveError, read_official, write_official};
-use crate::trainer::{MODEL, TrainError, Trainer, TrainerParts, load_model, target_logprobs};
+use crate::trainer::{MODEL, TrainError, Trainer, TrainerParts, load_model, refuse_done, target_logprobs};
 
 /// What a run writes beside its checkpoint: one line per step.
 pub const GRPO_METRICS: &str = "grpo.jsonl";
@@ -85,6 +85,7 @@ pub fn run(
     stop: &dyn Fn() -> bool,
     tell: &mut dyn FnMut(GrpoEvent),
 ) -> Result<PathBuf, TrainError> {
+    refuse_done(&config.out)?;
     let mut run = Run::new(config, compute)?;
     let metrics_file = config.out.join(GRPO_METRICS);
     let io = |doing| SaveError::io(&metrics_file, doing);

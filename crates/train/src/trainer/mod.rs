@@ -7,6 +7,6 @@ mod run;
 mod step;
 
 pub use loss::{Targets, cross_entropy_of, target_logprobs};
-pub(crate) use run::load_model;
 pub use run::{Event, METRICS, MODEL, Outcome, TrainError, run};
+pub(crate) use run::{load_model, refuse_done};
 pub use step::{StepReport, Trainer, TrainerParts};

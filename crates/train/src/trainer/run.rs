@@ -438,6 +438,15 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Refuses a folder that already has what a run writes last: to find that out at the end would lose what was learned.
+pub(crate) fn refuse_done(out: &Path) -> Result<(), TrainError> {
+    if out.join(MODEL).exists() {
+        let problem = "there is what a run learned already; name another folder";
+        return Err(TrainError::Folder { folder: out.to_owned(), problem });
+    }
+    Ok(())
+}
+
 /// A model of `shape` with exact weights, by way of a checkpoint in `folder` that is gone afterwards.
 pub(crate) fn load_model(
     folder: &Path,
