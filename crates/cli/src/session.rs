@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail};
 use cuvier_encoding::{Generation, Tokenizer};
 use cuvier_engine::TransformerModel;
-use cuvier_model::plan::{Plan, Stock, plan as plan_memory};
+use cuvier_model::plan::{Plan, Stock, plan as plan_memory, return_large_blocks};
 use cuvier_model::{Compute, Transformer};
 use cuvier_weights::Checkpoint;
 
@@ -81,6 +81,7 @@ impl Opened {
     pub fn plan(&self, args: &ComputeArgs, needs: Needs) -> anyhow::Result<Plan> {
         let stock = Stock::of_checkpoint(&self.checkpoint)?;
         let wish = wish_for(self.checkpoint.config(), args, needs);
+        return_large_blocks();
         plan_memory(&stock, wish).map_err(|refused| anyhow!("{}: {}", self.name, refusal(&refused, &wish)))
     }
 

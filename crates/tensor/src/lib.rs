@@ -6,12 +6,14 @@
 //! **Invariant:** a view that exists has a shape that fits its memory.
 
 pub mod formats;
+mod heap;
 mod matrix;
 mod paged;
 mod panel;
 mod storage;
 mod weight;
 
+pub use heap::{prefer_huge_pages, return_large_blocks};
 pub use matrix::{MatMut, MatRef, Matrix};
 pub use paged::{PAGE_ROWS, PagedRows};
 pub use panel::{Int8Panel, PANEL_COLS, PANEL_ROWS, panel_column, panels_of};

@@ -7,6 +7,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use memmap2::MmapMut;
+
 use crate::WeightsError;
 
 /// Direct reads begin and end at multiples of this, in the file and in memory: the largest block that disks in use have.
@@ -76,7 +78,7 @@ impl DirectFile {
     pub(crate) fn read(&self, range: Range<u64>) -> Result<Vec<u8>, WeightsError> {
         let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
         let blocks = whole_blocks(&range);
-        let mut buffer = AlignedBuffer::new(COPIED_BYTES.min((blocks.end - blocks.start) as usize));
+        let mut buffer = self.buffer(COPIED_BYTES.min((blocks.end - blocks.start) as usize))?;
         let mut at = blocks.start;
         while at < blocks.end {
             let end = blocks.end.min(at + COPIED_BYTES as u64);
@@ -90,6 +92,14 @@ impl DirectFile {
             at = end;
         }
         Ok(bytes)
+    }
+
+    /// Memory for `len` bytes of the file.
+    ///
+    /// # Errors
+    /// If there is none left.
+    pub(crate) fn buffer(&self, len: usize) -> Result<AlignedBuffer, WeightsError> {
+        AlignedBuffer::new(len).map_err(WeightsError::io(&self.path, "reading"))
     }
 
     /// The error of a file that is shorter than `end`.
@@ -120,27 +130,27 @@ pub(crate) fn whole_blocks(range: &Range<u64>) -> Range<u64> {
     range.start / align * align..range.end.next_multiple_of(align)
 }
 
-/// Memory that begins at a block.
+/// Memory that begins at a block: whole pages from the system, in huge ones where it has them.
 #[derive(Debug)]
-pub(crate) struct AlignedBuffer {
-    memory: Vec<u8>,
-    start: usize,
-    len: usize,
-}
+pub(crate) struct AlignedBuffer(MmapMut);
 
 impl AlignedBuffer {
-    pub(crate) fn new(len: usize) -> Self {
-        let memory = vec![0; len + ALIGN];
-        let start = memory.as_ptr().addr().next_multiple_of(ALIGN) - memory.as_ptr().addr();
-        Self { memory, start, len }
+    /// # Errors
+    /// If the system has no memory left.
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
+        let memory = MmapMut::map_anon(len)?;
+        // A wish: a system without huge pages refuses, and nothing is lost.
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::HugePage);
+        Ok(Self(memory))
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.memory[self.start..][..self.len]
+        &self.0
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..][..self.len]
+        &mut self.0
     }
 }
 

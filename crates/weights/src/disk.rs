@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::WeightsError;
-use crate::direct::{ALIGN, AlignedBuffer, DirectFile};
+use crate::direct::{ALIGN, DirectFile};
 
 /// About an expert of Flash.
 const BLOB_BYTES: u64 = 12 << 20;
@@ -38,7 +38,7 @@ pub fn measure_disk<'a>(files: impl Iterator<Item = &'a Path>) -> Result<Option<
     let wanted = BLOBS.min(all.len());
     let begun = Instant::now();
     let read = |reader: usize| -> Result<u64, WeightsError> {
-        let mut buffer = AlignedBuffer::new(BLOB_BYTES as usize);
+        let mut buffer = all[0].0.buffer(BLOB_BYTES as usize)?;
         let mut bytes = 0;
         for i in (reader..wanted).step_by(READERS) {
             let (file, at) = all[i * stride % all.len()];

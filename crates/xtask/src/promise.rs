@@ -59,6 +59,8 @@ const SHAPES: [(&str, &str); 6] = [
 /// A plan of at least this much is to be met to within [`SLACK`].
 const LARGE: u64 = 1 << 30;
 const SLACK: f64 = 0.03;
+/// Tokens that an answer has.
+const ANSWER: usize = 8;
 /// How long a server may take to listen, and to answer.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -260,6 +262,18 @@ struct Measured {
     read: u64,
 }
 
+/// Waits until a request is under way, for a second at most: a small model has answered by then.
+fn until_busy(address: std::net::SocketAddr) {
+    let begun = Instant::now();
+    let is_busy = || {
+        let metrics = wire::get(address, "/metrics").unwrap_or_default();
+        metrics.lines().any(|line| line == "cuvier_requests_in_flight 1")
+    };
+    while begun.elapsed() < Duration::from_secs(1) && !is_busy() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Serves, fills every slot to its last token, and says how much memory that took at most.
 fn serve(binary: &Path, folder: &Path, case: &Case, group: Option<&Group>) -> anyhow::Result<Measured> {
     let mut command = Command::new(binary);
@@ -271,8 +285,14 @@ fn serve(binary: &Path, folder: &Path, case: &Case, group: Option<&Group>) -> an
     let stdout = server.0.stdout.take().context("the server's stdout")?;
     let address = first_line(stdout)?.strip_prefix("http://").context("no address")?.parse()?;
     let answers: Vec<anyhow::Result<(u16, String)>> = std::thread::scope(|scope| {
-        let ask = |slot: usize| scope.spawn(move || fill(address, case, slot));
-        let asked: Vec<_> = (0..case.slots).map(ask).collect();
+        // While the first one is computed all others arrive, so that the step after it has as many tokens as a step can.
+        let ask = |n: usize| {
+            let answer = if n == 0 { 1 } else { ANSWER };
+            scope.spawn(move || fill(address, case, n, answer))
+        };
+        let first = ask(0);
+        until_busy(address);
+        let asked: Vec<_> = std::iter::once(first).chain((1..=case.slots).map(ask)).collect();
         asked.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a client broke"))).collect()
     });
     let peak = memory_of(server.0.id(), "VmHWM");
@@ -288,12 +308,16 @@ fn serve(binary: &Path, folder: &Path, case: &Case, group: Option<&Group>) -> an
 }
 
 /// A prompt as long as the context allows: the toy tokenizer of `synth` makes at most a token of a byte.
-fn fill(address: std::net::SocketAddr, case: &Case, slot: usize) -> anyhow::Result<(u16, String)> {
-    let answer = 8;
-    let mut rng = Rng(slot as u64 + 1);
+fn fill(
+    address: std::net::SocketAddr,
+    case: &Case,
+    n: usize,
+    answer: usize,
+) -> anyhow::Result<(u16, String)> {
+    let mut rng = Rng(n as u64 + 1);
     // All kinds of bytes, so that tokens, and with them experts, are as different as they can be.
     let mut prompt = String::new();
-    while prompt.len() < case.context - answer - 12 {
+    while prompt.len() < case.context - ANSWER - 12 {
         prompt.extend(char::from_u32(0x20 + rng.below(0x2FE0) as u32));
     }
     let body = json!({ "model": "x", "prompt": prompt, "max_tokens": answer, "temperature": 0 }).to_string();

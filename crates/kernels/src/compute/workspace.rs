@@ -2,9 +2,10 @@
 //! tenth of its time.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cuvier_tensor::Matrix;
+use cuvier_tensor::{Matrix, prefer_huge_pages};
 
 /// Buffers of one type that wait; of more than these, the smallest are given back to the system.
 const WAITING_MAX: usize = 128;
@@ -17,6 +18,8 @@ pub struct Workspace {
     u8s: Waiting<u8>,
     u16s: Waiting<u16>,
     u32s: Waiting<u32>,
+    /// Tokens of the largest step so far.
+    step: AtomicUsize,
 }
 
 /// Buffers of one type.
@@ -41,6 +44,23 @@ macro_rules! numbers {
 numbers!(f32: f32s, i8: i8s, u8: u8s, u16: u16s, u32: u32s);
 
 impl Workspace {
+    /// Of a step with more tokens than any before: gives back what smaller ones left. Their buffers would fill the places
+    /// of smaller numbers and leave none for the larger, and together they would be more than one large step needs. Where
+    /// a large step found all its buffers, a smaller one does, too.
+    pub(super) fn begin_step(&self, tokens: usize) {
+        if tokens > self.step.fetch_max(tokens, Ordering::Relaxed) {
+            self.forget::<f32>();
+            self.forget::<i8>();
+            self.forget::<u8>();
+            self.forget::<u16>();
+            self.forget::<u32>();
+        }
+    }
+
+    fn forget<T: Number>(&self) {
+        T::waiting(self).lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// A matrix whose numbers are whatever an earlier one left there.
     pub(super) fn lend<T: Number>(self: &Arc<Self>, rows: usize, cols: usize) -> Lent<T> {
         let len = rows * cols;
@@ -63,7 +83,9 @@ impl Workspace {
                 // larger leave nothing behind.
                 let outgrown = (0..waiting.len()).max_by_key(|&index| waiting[index].capacity());
                 drop(outgrown.map(|index| waiting.swap_remove(index)));
-                Vec::with_capacity(len)
+                let mut data = Vec::with_capacity(len);
+                prefer_huge_pages(data.spare_capacity_mut());
+                data
             }
         }
     }
@@ -144,6 +166,18 @@ mod tests {
         assert_eq!((again.rows(), again.cols(), again.data().as_ptr()), (2, 6, small_at));
         assert_eq!(workspace.lend::<f32>(1, 13).data().as_ptr(), large_at);
         assert_eq!(workspace.lend::<f32>(0, 5).rows(), 0);
+    }
+
+    #[test]
+    fn a_step_larger_than_all_before_finds_nothing_waiting_and_a_smaller_one_everything() {
+        let workspace = Arc::new(Workspace::default());
+        let n_waiting = || workspace.f32s.lock().expect("no test panics").len();
+        workspace.begin_step(8);
+        drop([workspace.lend::<f32>(8, 100), workspace.lend::<f32>(8, 10)]);
+        for (tokens, waiting) in [(8, 2), (3, 2), (9, 0)] {
+            workspace.begin_step(tokens);
+            assert_eq!(n_waiting(), waiting, "{tokens}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use cuvier_tensor::formats::{FP8_WEIGHT_BLOCK, e8m0_to_f32};
 use cuvier_tensor::{
     Dtype, Int8Panel, PANEL_COLS, PANEL_ROWS, Tensor, WeightFormat, WeightMatrix, panels_of,
+    prefer_huge_pages,
 };
 
 use super::Range;
@@ -29,6 +30,7 @@ use crate::{Compute, DisjointRows, Isa};
 pub fn pack(c: &Compute, w: &WeightMatrix) -> WeightMatrix {
     let panels = w.cols().div_ceil(PANEL_COLS);
     let mut all: Vec<Int8Panel> = Vec::with_capacity(panels_of(w.rows(), w.cols()));
+    prefer_huge_pages(all.spare_capacity_mut());
     let strips = all.capacity().checked_div(panels).unwrap_or(0).min(w.rows().div_ceil(PANEL_ROWS));
     {
         let out = DisjointRows::new(&mut all.spare_capacity_mut()[..strips * panels], panels);

@@ -1,8 +1,8 @@
 //! Law 3, know before you start: what a model takes in memory, what of it stays there, and what is read from disk.
 //!
 //! Door: [`Stock`] is what a checkpoint holds, from headers or from a config alone; [`plan`] lays it out in the memory
-//! that there is. A [`Plan`] is a promise: who loads as it says ([`Plan::streaming`]) and steps within its chunk, its
-//! slots and its context stays below [`Plan::total`].
+//! that there is. A [`Plan`] is a promise: who frees as it says ([`return_large_blocks`]), loads as it says
+//! ([`Plan::streaming`]) and steps within its chunk, its slots and its context stays below [`Plan::total`].
 
 mod kv;
 mod parts;
@@ -16,6 +16,7 @@ use cuvier_weights::expert_store::ExpertStore;
 
 use crate::Streaming;
 
+pub use cuvier_tensor::return_large_blocks;
 pub use parts::Stock;
 
 /// What is asked of a machine.

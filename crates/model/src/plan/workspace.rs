@@ -9,8 +9,6 @@ use super::{Stock, Wish, kv};
 
 /// What allocators keep, thread stacks, and small things.
 const FIXED: u64 = 8 << 20;
-/// What heaps keep of buffers that were outgrown, as a share of all: measured up to 0.31.
-const HEAP_SHARE: f64 = 0.35;
 /// What one thread gathers and unpacks.
 const PER_THREAD: u64 = 3 << 20;
 
@@ -23,9 +21,8 @@ pub(super) fn step(stock: &Stock, wish: &Wish, chunk: usize) -> u64 {
     // Of the router: ids, and which token each pair is. Of selections: entries and how many.
     let per_token = codec.row_bytes() + 6 * config.num_experts_per_tok + 4 * (config.index_topk + 1);
     let logits = 4 * (wish.logit_rows + wish.slots) * (2 * config.vocab_size + streams_width(config));
-    let pooled = (4 * step.f32s.total + step.i8s.total) as f64 * (1.0 + HEAP_SHARE);
-    pooled as u64
-        + (per_token * chunk + logits) as u64
+    let pooled = 4 * step.f32s.total + step.i8s.total;
+    (pooled + per_token * chunk + logits) as u64
         + kv::of_step(config, wish.kv, chunk, wish.holds)
         + FIXED
         + PER_THREAD * wish.threads as u64

@@ -11,7 +11,7 @@ mod tests;
 
 use std::path::PathBuf;
 
-use cuvier_weights::{ModelConfig, WeightsError};
+use cuvier_weights::{ModelConfig, Precision, WeightsError};
 use serde_json::{Map, Value};
 
 use crate::optim::OptimizerOptions;
@@ -48,6 +48,8 @@ pub struct TrainConfig {
     pub qat: Option<Qat>,
     /// A checkpoint is written after every so many steps; one is always written at the end.
     pub checkpoint_every_steps: u64,
+    /// How the numbers of the finished model are written.
+    pub precision: Precision,
 }
 
 /// A preset, and what is changed of it.
@@ -88,6 +90,8 @@ pub struct Qat {
     pub experts: bool,
     /// What attention stores, as the official caches do: the indexer's queries and keys to FP4, all other keys to FP8.
     pub indexer: bool,
+    /// All matrices that a release has in FP8, to FP8.
+    pub linears: bool,
 }
 
 /// What is wrong in a configuration.

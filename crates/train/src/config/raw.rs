@@ -92,12 +92,14 @@ pub(super) struct RawQat {
     pub(super) begin: Key<f64>,
     pub(super) experts: Key<bool>,
     pub(super) indexer: Key<bool>,
+    pub(super) linears: Key<bool>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawCheckpoint {
     pub(super) every_steps: Key<u64>,
+    pub(super) precision: Key<String>,
 }
 
 /// When and with how many questions a run is tested.

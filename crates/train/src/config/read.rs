@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cuvier_types::TokenId;
-use cuvier_weights::WeightsError;
+use cuvier_weights::{Precision, WeightsError};
 use serde_json::Map;
 use toml::Spanned;
 
@@ -83,6 +83,7 @@ pub(super) fn read(text: &str, file: &str) -> Result<TrainConfig, ConfigError> {
             500,
             1..=COUNT_MAX,
         )?,
+        precision: precision(&source, &raw.checkpoint.precision)?,
     })
 }
 
@@ -293,9 +294,20 @@ fn length(source: &Source<'_>, raw: &Raw) -> Result<RunLength, ConfigError> {
 
 fn qat(source: &Source<'_>, raw: &RawQat) -> Result<Qat, ConfigError> {
     let yes = |key: &Option<Spanned<bool>>| key.as_ref().is_none_or(|yes| *yes.get_ref());
+    let no_unless = |key: &Option<Spanned<bool>>| key.as_ref().is_some_and(|yes| *yes.get_ref());
     Ok(Qat {
         begin: source.within("qat.begin", &raw.begin, 0.9, 0.0..=1.0)?,
         experts: yes(&raw.experts),
         indexer: yes(&raw.indexer),
+        linears: no_unless(&raw.linears),
     })
+}
+
+fn precision(source: &Source<'_>, key: &Option<Spanned<String>>) -> Result<Precision, ConfigError> {
+    const NAMES: [&str; 2] = ["official", "f32"];
+    match key.as_ref().map(|key| (key.span(), key.get_ref().as_str())) {
+        None | Some((_, "official")) => Ok(Precision::Official),
+        Some((_, "f32")) => Ok(Precision::F32),
+        Some((span, name)) => Err(source.not_one_of("checkpoint.precision", span, name, &NAMES)),
+    }
 }

@@ -117,7 +117,7 @@ every_steps = 100
     let lens: Vec<usize> = schedule.stages.iter().map(|stage| stage.max_len).collect();
     assert_eq!(lens, [256, 1024]);
     assert_eq!(config.loss, LossWeights { balance: 0.0, indexer: 0.5 });
-    assert_eq!(config.qat, Some(Qat { begin: 0.8, experts: true, indexer: false }));
+    assert_eq!(config.qat, Some(Qat { begin: 0.8, experts: true, indexer: false, linears: false }));
     assert_eq!(config.checkpoint_every_steps, 100);
 }
 

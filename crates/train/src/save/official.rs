@@ -95,8 +95,9 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::config::{Preset, Vocabulary};
+    use crate::config::{Preset, Qat, Vocabulary};
     use crate::init::initial;
+    use crate::trainer::rounding::as_stored;
 
     const VOCAB: usize = 400;
 
@@ -222,5 +223,26 @@ mod tests {
         let full = write(out.path(), tokenizer.path());
         assert!(full.ends_with("the folder is not empty"), "{full}");
         assert_eq!(fs::read_dir(out.path()).expect("a folder").count(), 1);
+    }
+
+    #[test]
+    fn what_training_rounds_is_what_the_file_gives_back() {
+        let (config, parameters, routers, tokenizer) = model(Preset::Nano);
+        let qat = Qat { begin: 0.0, experts: true, indexer: true, linears: true };
+        let rounded = as_stored(&parameters, &config, &qat);
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = parent.path().join("model");
+        write_official(&folder, &config, &parameters, &routers, Precision::Official, tokenizer.path())
+            .expect("written");
+        let (read, _) = read_official(&Checkpoint::open(&folder).expect("it opens")).expect("numbers");
+        let mut compared = 0;
+        for spec in inventory(&config, true).iter() {
+            let (stored, scale) = spec.stored(Precision::Official);
+            if scale.is_some() {
+                assert_eq!(read.get(&spec.name), rounded.get(&spec.name), "{} {:?}", spec.name, stored.dtype);
+                compared += 1;
+            }
+        }
+        assert!(compared > 20, "{compared}");
     }
 }

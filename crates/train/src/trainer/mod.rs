@@ -2,7 +2,7 @@
 
 mod loss;
 mod micro;
-mod rounding;
+pub(crate) mod rounding;
 mod run;
 mod step;
 

@@ -2,27 +2,42 @@
 //! gradient passes as if nothing had been rounded.
 
 use cuvier_model::Parameters;
-use cuvier_tensor::formats::{E2M1_MAX, E2M1_VALUES, FP4_BLOCK, e8m0_block_scale, e8m0_to_f32, f32_to_e2m1};
+use cuvier_tensor::formats::{
+    E2M1_MAX, E2M1_VALUES, E4M3_MAX, FP4_BLOCK, FP8_WEIGHT_BLOCK, e4m3_to_f32, e8m0_block_scale, e8m0_to_f32,
+    f32_to_e2m1, f32_to_e4m3,
+};
+use cuvier_tensor::{Dtype, Matrix};
+use cuvier_weights::{ModelConfig, Precision, inventory};
 
-/// The parameters with the weights of routed experts rounded to FP4: E2M1 with a scale, a power of two, for each 32
-/// columns of a row. The scale is large enough that nothing is clipped.
+use crate::config::Qat;
+
+/// The parameters with the weights that `qat` names rounded as a release stores them. Scales are powers of two, large
+/// enough that nothing is clipped:
+///
+/// - routed experts to FP4: E2M1 with a scale for each 32 columns of a row;
+/// - other matrices that are stored in FP8: E4M3 with a scale for each block of 128 rows and columns.
 ///
 /// Source: DeepSeek-V4 report, section on FP4 quantisation-aware training.
-pub fn with_fp4_experts(parameters: &Parameters) -> Parameters {
+pub fn as_stored(parameters: &Parameters, config: &ModelConfig, qat: &Qat) -> Parameters {
     let mut rounded = parameters.clone();
-    for (name, weight) in rounded.iter_mut() {
-        if is_routed_expert(name) {
-            let cols = weight.cols();
-            for row in weight.data_mut().chunks_exact_mut(cols) {
-                row.chunks_mut(FP4_BLOCK).for_each(round_block);
-            }
+    let specs = inventory(config, config.num_nextn_predict_layers > 0);
+    let dtypes = specs.iter().map(|spec| (spec.stored(Precision::Official).0.dtype, spec.name));
+    for (dtype, name) in dtypes {
+        let Some(weight) = rounded.get_mut(&name) else { continue };
+        match dtype {
+            Dtype::I8 if qat.experts => round_to_fp4(weight),
+            Dtype::F8E4M3 if qat.linears => round_to_fp8(weight),
+            _ => {}
         }
     }
     rounded
 }
 
-fn is_routed_expert(name: &str) -> bool {
-    name.contains(".ffn.experts.")
+fn round_to_fp4(weight: &mut Matrix) {
+    let cols = weight.cols();
+    for row in weight.data_mut().chunks_exact_mut(cols) {
+        row.chunks_mut(FP4_BLOCK).for_each(round_block);
+    }
 }
 
 fn round_block(block: &mut [f32]) {
@@ -32,28 +47,44 @@ fn round_block(block: &mut [f32]) {
     }
 }
 
+fn round_to_fp8(weight: &mut Matrix) {
+    let cols = weight.cols();
+    for band in weight.data_mut().chunks_mut(FP8_WEIGHT_BLOCK * cols) {
+        for start in (0..cols).step_by(FP8_WEIGHT_BLOCK) {
+            let part = start..cols.min(start + FP8_WEIGHT_BLOCK);
+            let numbers = band.chunks(cols).flat_map(|row| row[part.clone()].iter().copied());
+            let scale = e8m0_to_f32(e8m0_block_scale(numbers, E4M3_MAX));
+            for x in band.chunks_mut(cols).flat_map(|row| &mut row[part.clone()]) {
+                *x = e4m3_to_f32(f32_to_e4m3(*x / scale)) * scale;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use cuvier_tensor::Matrix;
-    use cuvier_tensor::formats::{e4m3_to_f32, f32_to_e4m3};
+    use cuvier_types::TokenId;
 
     use super::*;
+    use crate::config::{Preset, Vocabulary};
+    use crate::init::initial;
 
     #[test]
-    fn only_routed_experts_are_rounded_and_rounding_twice_changes_nothing() {
-        let numbers = |n: usize| (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect::<Vec<_>>();
-        let mut parameters = Parameters::default();
-        for name in ["layers.0.ffn.experts.3.w2.weight", "layers.0.ffn.shared_experts.w2.weight"] {
-            parameters.insert(name, Matrix::from_vec(numbers(256), 64));
+    fn each_option_rounds_its_own_matrices_and_rounding_twice_changes_nothing() {
+        let vocabulary = Vocabulary { size: 40, bos: TokenId(0), eos: TokenId(1) };
+        let config = Preset::Nano.config(vocabulary).expect("a shape");
+        let parameters = initial(&config, 1);
+        for (experts, linears) in [(false, false), (true, false), (false, true), (true, true)] {
+            let qat = Qat { begin: 0.0, experts, indexer: false, linears };
+            let once = as_stored(&parameters, &config, &qat);
+            let changed = |name: &str| once.get(name) != parameters.get(name);
+            assert_eq!(changed("layers.0.ffn.experts.3.w2.weight"), experts);
+            assert_eq!(changed("mtp.0.ffn.experts.0.w1.weight"), experts);
+            assert_eq!(changed("layers.0.ffn.shared_experts.w2.weight"), linears);
+            assert_eq!(changed("layers.0.attn.wq_a.weight"), linears);
+            assert!(!changed("head.weight") && !changed("layers.0.ffn.gate.weight"));
+            assert_eq!(as_stored(&once, &config, &qat), once);
         }
-        let once = with_fp4_experts(&parameters);
-        assert_ne!(
-            once.get("layers.0.ffn.experts.3.w2.weight"),
-            parameters.get("layers.0.ffn.experts.3.w2.weight")
-        );
-        let shared = "layers.0.ffn.shared_experts.w2.weight";
-        assert_eq!(once.get(shared), parameters.get(shared));
-        assert_eq!(with_fp4_experts(&once), once);
     }
 
     #[test]

@@ -432,8 +432,7 @@ impl<'a> Run<'a> {
     fn finish(&self) -> Result<PathBuf, TrainError> {
         let folder = self.config.out.join(MODEL);
         let (parameters, routers) = (self.trainer.parameters(), self.trainer.routers());
-        let precision = Precision::Official;
-        write_official(&folder, &self.shape, parameters, routers, precision, &self.data_folder)?;
+        write_official(&folder, &self.shape, parameters, routers, self.config.precision, &self.data_folder)?;
         Ok(folder)
     }
 }

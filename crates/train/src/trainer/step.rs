@@ -9,7 +9,7 @@ use cuvier_model::{LogitGradients, ModelError, Objective, Parameters, TokenId, T
 
 use super::loss::{Targets, cross_entropy_of};
 use super::micro::parts;
-use super::rounding::with_fp4_experts;
+use super::rounding::as_stored;
 use crate::config::{LossWeights, Qat};
 use crate::data::Document;
 use crate::optim::schedule::{Schedule, StageAttention};
@@ -261,10 +261,8 @@ impl Trainer {
 
     /// Puts weights and biases into the model, as step `next_step` uses them.
     fn place(&mut self, next_step: u64) {
-        let rounded = match self.rounding(next_step) {
-            Some(Qat { experts: true, .. }) => Some(with_fp4_experts(&self.parts.parameters)),
-            _ => None,
-        };
+        let qat = self.rounding(next_step).filter(|qat| qat.experts || qat.linears);
+        let rounded = qat.map(|qat| as_stored(&self.parts.parameters, self.parts.model.config(), &qat));
         self.parts.next_step = next_step;
         let model = Arc::get_mut(&mut self.parts.model).expect("a model that learns is not shared");
         model.set_parameters(rounded.as_ref().unwrap_or(&self.parts.parameters));

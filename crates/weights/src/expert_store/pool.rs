@@ -1,5 +1,6 @@
 //! Memory of experts, used again and again.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::direct::AlignedBuffer;
@@ -17,10 +18,14 @@ pub(super) struct PooledBuffer {
 
 impl Pool {
     /// A buffer of at least `len` bytes with whatever was in it.
-    pub(super) fn take(&self, len: usize) -> PooledBuffer {
+    ///
+    /// # Errors
+    /// If there is no memory left for another.
+    pub(super) fn take(&self, len: usize) -> io::Result<PooledBuffer> {
         let pooled = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let buffer = pooled.filter(|buffer| buffer.bytes().len() >= len);
-        PooledBuffer { buffer: Some(buffer.unwrap_or_else(|| AlignedBuffer::new(len))), pool: self.clone() }
+        let buffer = buffer.map_or_else(|| AlignedBuffer::new(len), Ok)?;
+        Ok(PooledBuffer { buffer: Some(buffer), pool: self.clone() })
     }
 }
 

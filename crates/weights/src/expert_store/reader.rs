@@ -65,7 +65,8 @@ impl Source {
             let name = format!("layers.{}.ffn.experts.{}", key.layer, key.expert.0);
             return Err(WeightsError::NoSuchTensor { file: "the checkpoint".to_owned(), name });
         };
-        let mut buffer = pool.take(self.bytes_max);
+        let buffer = pool.take(self.bytes_max);
+        let mut buffer = buffer.map_err(WeightsError::io(&self.names[places[0].file], "reading"))?;
         for piece in &layout.pieces {
             let file = &self.files[piece.file];
             let out = &mut buffer.bytes_mut()[piece.at..piece.at + piece.len()];

@@ -9,7 +9,7 @@ use super::super::sample::{Answer, Chat, Sample, Task, Think};
 use super::super::split::Split;
 use super::super::verdict::{Verdict, find_word, values};
 use super::super::words;
-use super::recall::{Kind, pairs, question, statement};
+use super::recall::{Kind, pairs, question, statement, told};
 use super::{answer_at_once, not_empty, within};
 
 /// What is asked, and how often it can be answered.
@@ -149,9 +149,9 @@ fn value_sample(rng: &mut Rng, options: &Options, split: Split, think: Think) ->
     let wrong = given.into_iter().map(|(_, value)| value).filter(|other| *other != value).collect();
     let (thoughts, said, answer) = if is_known {
         let answer = Answer::Values { right: vec![value.clone()], wrong };
-        (format!("Look for {key}: {value}."), format!("It is {value}."), answer)
+        (format!("Look for {key}: {value}."), told(&key, &value), answer)
     } else {
-        (format!("Look for {key}: not given."), DO_NOT_KNOW.to_owned(), Answer::Unknown { wrong })
+        (format!("Look for {key}: not given."), told(&key, "not given"), Answer::Unknown { wrong })
     };
     Some(Sample::chat(Task::Abstain, Chat::ask(think, question, thoughts, said), answer))
 }

@@ -165,6 +165,12 @@ pub(super) fn statement(rng: &mut Rng, key: &str, value: &str) -> String {
     }
 }
 
+/// `The code of the red lantern is 4821.`, as an answer: the name comes first, so that whoever writes it needs to look for
+/// the value only where he has the name before him.
+pub(super) fn told(key: &str, value: &str) -> String {
+    format!("{} is {value}.", words::capital(key))
+}
+
 /// `What is the code of the red lantern?`, in several ways.
 pub(super) fn question(rng: &mut Rng, key: &str) -> String {
     match rng.below(5) {
@@ -194,17 +200,14 @@ impl Draft {
         // Asked in another order than given: the answer is no copy of the order.
         rng.shuffle(&mut asked);
         let keys: Vec<String> = asked.iter().map(|(key, _)| key.clone()).collect();
-        let is = |(key, value): &(String, String)| format!("{} is {value}.", words::capital(key));
+        let is = |(key, value): &(String, String)| told(key, value);
         let found = |(key, value): &(String, String)| format!("Look for {key}: {value}.");
         Self {
             given,
             others: other_statements,
             question: question(rng, &words::listed(&keys)),
             thoughts: asked.iter().map(found).collect::<Vec<_>>().join(" "),
-            answer: match asked.as_slice() {
-                [(_, value)] => format!("It is {value}."),
-                several => several.iter().map(is).collect::<Vec<_>>().join(" "),
-            },
+            answer: asked.iter().map(is).collect::<Vec<_>>().join(" "),
             right: asked.into_iter().map(|(_, value)| value).collect(),
             wrong: others.into_iter().map(|(_, value)| value).collect(),
         }

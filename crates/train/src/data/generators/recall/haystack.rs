@@ -5,7 +5,7 @@ use super::super::super::ruler::Ruler;
 use super::super::super::sample::{Answer, Chat, Sample, Task, Think};
 use super::super::super::split::Split;
 use super::super::super::words;
-use super::{Kind, are_alike, pairs, question, spaced, statement};
+use super::{Kind, are_alike, pairs, question, spaced, statement, told};
 
 /// What the text is like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub fn haystack(rng: &mut Rng, options: &Haystack, split: Split, ruler: Ruler<'_
             given.iter().filter(|(_, other)| other != value).map(|(_, other)| other.clone()).collect();
         let asked = format!("{text} {}", question(rng, key));
         let thoughts = format!("Look for {key}: {value}.");
-        let chat = Chat::ask(options.think, asked, thoughts, format!("It is {value}."));
+        let chat = Chat::ask(options.think, asked, thoughts, told(key, value));
         Sample::chat(Task::Recall, chat, Answer::Values { right: vec![value.clone()], wrong })
     };
     Some(given.iter().map(sample).collect())
