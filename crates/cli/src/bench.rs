@@ -108,6 +108,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         chunk: args.chunk.map_or(StepSize::Chosen, |chunk| StepSize::Given(chunk as usize)),
         logit_rows: 0,
         prefix_cache: 0,
+        flags: &[],
     };
     let plan = opened.plan(&args.compute, needs)?;
     planning::lines(&plan).iter().for_each(|line| eprintln!("{line}"));

@@ -11,7 +11,7 @@ use cuvier_types::SamplingParams;
 use crate::dialogue::Dialogue;
 use crate::interactive;
 use crate::interrupt::Interrupt;
-use crate::needs::Needs;
+use crate::needs::{CONTEXT, Needs};
 use crate::options::{ComputeArgs, ModelArgs, Think};
 use crate::planning;
 use crate::session::{Opened, open_model};
@@ -97,6 +97,7 @@ fn open_dialogue(
         logit_rows: 0,
         // A conversation keeps its own state.
         prefix_cache: 0,
+        flags: &[CONTEXT],
     };
     let plan = opened.plan(&args.compute, needs)?;
     if args.model.model.is_some() {

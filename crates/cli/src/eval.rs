@@ -18,7 +18,7 @@ use cuvier_weights::accounting::parameters;
 use cuvier_weights::{ExpertDtype, Precision};
 use serde_json::{Value, json};
 
-use crate::needs::Needs;
+use crate::needs::{self, Needs};
 use crate::options::{ComputeArgs, Kv};
 use crate::progress;
 use crate::session::{Opened, open_model};
@@ -120,6 +120,7 @@ impl AskArgs {
             chunk: StepSize::Chosen,
             logit_rows: 0,
             prefix_cache: defaults.cache.memory_bytes,
+            flags: &[needs::SLOTS],
         };
         let plan = opened.plan(&common.compute, needs)?;
         let transformer = opened.transformer_as(&plan, &compute)?;
@@ -187,6 +188,7 @@ impl DataArgs {
             chunk: StepSize::Given(context),
             logit_rows: context,
             prefix_cache: 0,
+            flags: &[needs::CONTEXT],
         };
         let plan = opened.plan(&self.common.compute, needs)?;
         let model: Transformer = opened.transformer_as(&plan, &compute)?;

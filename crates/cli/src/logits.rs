@@ -84,6 +84,7 @@ fn needs(args: &Args, tokens: usize) -> Needs {
         // All rows are kept, and once more as they are written.
         logit_rows: chunk + 2 * tokens,
         prefix_cache: 0,
+        flags: &[],
     }
 }
 

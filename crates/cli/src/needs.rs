@@ -14,6 +14,11 @@ const TOKENIZER_PER_TOKEN: u64 = 1120;
 const STATES_SHARE: f64 = 0.2;
 const CONTEXT_LEAST: usize = 4096;
 
+/// The flag for the longest sequence.
+pub const CONTEXT: &str = "--context";
+/// The flag for sequences at once.
+pub const SLOTS: &str = "--slots";
+
 /// What a verb needs memory for, beside weights.
 #[derive(Clone, Copy, Debug)]
 pub struct Needs {
@@ -27,6 +32,8 @@ pub struct Needs {
     pub logit_rows: usize,
     /// Bytes for states of earlier prompts; 0: none are kept.
     pub prefix_cache: u64,
+    /// Which of the flags [`CONTEXT`] and [`SLOTS`] the verb has, so that only these are advised.
+    pub flags: &'static [&'static str],
 }
 
 /// The wish that `needs` come to. A context that was not asked for is as long as the model takes, or as a share of the

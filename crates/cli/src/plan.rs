@@ -9,7 +9,7 @@ use cuvier_types::Bytes;
 use cuvier_weights::{ExpertDtype, ModelConfig, Precision, measure_disk};
 use serde_json::{Value, json};
 
-use crate::needs::{Needs, wish_for};
+use crate::needs::{CONTEXT, Needs, SLOTS, wish_for};
 use crate::options::{ComputeArgs, ModelArgs, parse_size, show_size};
 use crate::planning;
 use crate::session::{CALF_CONFIG, Opened, open_model};
@@ -100,6 +100,7 @@ fn tell(
         chunk: StepSize::Chosen,
         logit_rows: 0,
         prefix_cache: wishes.cache_memory.0,
+        flags: &[CONTEXT, SLOTS],
     };
     let wish = wish_for(&stock.config, &wishes.compute, needs);
     let planned = plan(stock, wish);
@@ -115,7 +116,7 @@ fn tell(
     }
     match planned {
         Ok(_) => Ok(()),
-        Err(refused) => bail!("{name}: {}", planning::refusal(&refused, &wish)),
+        Err(refused) => bail!("{name}: {}", planning::refusal(&refused, &wish, needs.flags)),
     }
 }
 

@@ -3,6 +3,7 @@
 use cuvier_model::plan::{Plan, TooLittle, Wish};
 use cuvier_weights::expert_store::LayerReads;
 
+use crate::needs::{CONTEXT, SLOTS};
 use crate::options::show_size;
 
 /// The plan in three lines.
@@ -49,16 +50,13 @@ fn sequences(slots: usize) -> String {
     if slots == 1 { "one sequence".to_owned() } else { format!("{slots} sequences") }
 }
 
-/// Why a wish is refused, and the nearest that is not.
-pub fn refusal(refused: &TooLittle, wish: &Wish) -> String {
+/// Why a wish is refused, and the nearest that is not: as settings of `flags`, those that the verb has, and the memory.
+pub fn refusal(refused: &TooLittle, wish: &Wish, flags: &[&str]) -> String {
     let memory = wish.memory.map_or_else(|| "no ceiling".to_owned(), show_size);
     let mut nearest = vec![format!("--memory {}B", refused.memory)];
-    if let Some(context) = refused.context {
-        nearest.push(format!("--context {context}"));
-    }
-    if let Some(slots) = refused.slots {
-        nearest.push(format!("--slots {slots}"));
-    }
+    let others = [(CONTEXT, refused.context), (SLOTS, refused.slots)];
+    let others = others.into_iter().filter(|(flag, _)| flags.contains(flag));
+    nearest.extend(others.filter_map(|(flag, fits)| Some(format!("{flag} {}", fits?))));
     format!(
         "does not fit into {memory}: {} of {} tokens takes {}; what fits: {}",
         sequences(wish.slots),
@@ -86,8 +84,9 @@ mod tests {
             other: 0,
             threads: 1,
         };
-        let text = refusal(&refused, &wish);
+        let text = refusal(&refused, &wish, &[CONTEXT, SLOTS]);
         assert!(text.contains("--memory 3221225472B, or --context 4096"), "{text}");
+        assert!(!refusal(&refused, &wish, &[SLOTS]).contains("--context"), "a verb without that flag");
         assert!(!text.contains("--slots"), "{text}");
     }
 }

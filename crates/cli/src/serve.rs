@@ -13,7 +13,7 @@ use cuvier_model::plan::StepSize;
 use cuvier_server::{App, ServerConfig};
 use cuvier_types::Bytes;
 
-use crate::needs::Needs;
+use crate::needs::{CONTEXT, Needs, SLOTS};
 use crate::options::{ComputeArgs, ModelArgs, Think, parse_size};
 use crate::planning;
 use crate::session::open_model;
@@ -113,6 +113,7 @@ fn needs(args: &Args) -> Needs {
         chunk: StepSize::Chosen,
         logit_rows: 0,
         prefix_cache: args.cache_memory.0,
+        flags: &[CONTEXT, SLOTS],
     }
 }
 

@@ -82,7 +82,8 @@ impl Opened {
         let stock = Stock::of_checkpoint(&self.checkpoint)?;
         let wish = wish_for(self.checkpoint.config(), args, needs);
         return_large_blocks();
-        plan_memory(&stock, wish).map_err(|refused| anyhow!("{}: {}", self.name, refusal(&refused, &wish)))
+        plan_memory(&stock, wish)
+            .map_err(|refused| anyhow!("{}: {}", self.name, refusal(&refused, &wish, needs.flags)))
     }
 
     /// The model of the checkpoint, all of it in memory.
