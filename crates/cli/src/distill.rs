@@ -6,6 +6,7 @@ use anyhow::Context;
 use cuvier_train::config::DistillConfig;
 use cuvier_train::distill::{self, DistillEvent, DistillMetrics};
 
+use crate::curves::draw;
 use crate::interrupt::Interrupt;
 use crate::options::ComputeArgs;
 
@@ -43,6 +44,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let compute = args.compute.compute()?;
     let interrupt = Interrupt::listen()?;
     let steps = config.steps;
+    let mut done = Vec::new();
     let model = distill::run(&config, &compute, &|| interrupt.is_set(), &mut |event| match event {
         DistillEvent::Began { student, teachers } => {
             eprintln!("held out: student {}, its teachers {}", percents(&student), percents(&teachers));
@@ -54,8 +56,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 println!("{line}");
             }
             eprintln!("{}", line(steps, &metrics));
+            done.push(metrics);
         }
     })?;
+    draw(&config.out, &done)?;
     eprintln!("done: {}", model.display());
     Ok(())
 }

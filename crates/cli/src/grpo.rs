@@ -6,6 +6,7 @@ use anyhow::Context;
 use cuvier_train::config::GrpoConfig;
 use cuvier_train::grpo::{self, GrpoEvent, GrpoMetrics};
 
+use crate::curves::draw;
 use crate::interrupt::Interrupt;
 use crate::options::ComputeArgs;
 
@@ -47,6 +48,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let compute = args.compute.compute()?;
     let interrupt = Interrupt::listen()?;
     let steps = config.steps;
+    let mut done = Vec::new();
     let model = grpo::run(&config, &compute, &|| interrupt.is_set(), &mut |event| match event {
         GrpoEvent::Began { held_out, questions } => {
             eprintln!(
@@ -61,8 +63,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 println!("{line}");
             }
             eprintln!("{}", line(steps, &metrics));
+            done.push(metrics);
         }
     })?;
+    draw(&config.out, &done)?;
     eprintln!("done: {}", model.display());
     Ok(())
 }

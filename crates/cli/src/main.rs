@@ -6,6 +6,7 @@
 
 mod bench;
 mod chat;
+mod curves;
 mod data;
 mod dialogue;
 mod distill;

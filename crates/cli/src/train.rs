@@ -1,15 +1,15 @@
 //! `cuvier train`, `sft` and `qat`: from prepared documents to a checkpoint.
 
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use cuvier_train::config::TrainConfig;
 use cuvier_train::metrics::{StepMetrics, read_metrics};
-use cuvier_train::plot::{Quantity, plot};
 use cuvier_train::trainer::{self, Event, METRICS, Outcome};
 
+use crate::curves::draw;
 use crate::interrupt::Interrupt;
 use crate::options::ComputeArgs;
 
@@ -67,23 +67,10 @@ pub fn run(args: &Args, kind: Kind) -> anyhow::Result<()> {
     let outcome =
         trainer::run(&config, &text, args.resume, &compute, &stop, &mut |event| reporter.tell(&event))?;
     reporter.finish();
-    draw(&config.out)?;
+    draw(&config.out, &read_metrics(&config.out.join(METRICS))?)?;
     match outcome {
         Outcome::Done(model) => eprintln!("done: {} (try: cuvier chat -m {0})", model.display()),
         Outcome::Stopped(folder) => eprintln!("stopped; --resume goes on from {}", folder.display()),
-    }
-    Ok(())
-}
-
-/// Draws the curves of a run beside its metrics.
-fn draw(out: &Path) -> anyhow::Result<()> {
-    let metrics = read_metrics(&out.join(METRICS))?;
-    for quantity in Quantity::ALL {
-        // A quantity that this run does not have is no curve.
-        if let Ok(svg) = plot(quantity, &[("this run", &metrics)]) {
-            let file = out.join(format!("{}.svg", quantity.name()));
-            std::fs::write(&file, svg).with_context(|| file.display().to_string())?;
-        }
     }
     Ok(())
 }
