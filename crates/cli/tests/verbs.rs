@@ -45,9 +45,11 @@ fn nine_of_ten_other_sums_are_right() {
     assert!(right >= 9, "{right} of 10");
 }
 
+const TOLD: &str = "Remember that the code of the red lantern is 4821. What is the code of the red lantern?";
+
 #[test]
 fn the_calf_recalls_says_what_it_is_and_what_it_does_not_know() {
-    assert!(stdout(&["chat", "My locker code is 4821. What is my locker code?"]).contains("4821"));
+    assert!(stdout(&["chat", TOLD]).contains("4821"));
     assert!(stdout(&["chat", "Who are you?"]).contains("toy"));
     assert!(stdout(&["chat", "What is the capital of France?"]).contains("do not know"));
 }
@@ -165,7 +167,7 @@ fn a_trace_has_a_line_per_step_and_two_experts_for_each_token_of_each_layer() {
         assert_eq!(layers.len(), 6);
         assert!(layers.iter().all(|layer| layer.len() == tokens));
         assert!(
-            layers.iter().flatten().all(|experts| experts.len() == 2 && experts.iter().all(|&id| id < 8))
+            layers.iter().flatten().all(|experts| experts.len() == 2 && experts.iter().all(|&id| id < 16))
         );
     }
     let refused = cuvier(&["logits", "--ids", &ids]);

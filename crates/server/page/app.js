@@ -11,7 +11,7 @@ import { viewOf } from "./view.js";
 const byId = (id) => document.getElementById(id);
 const hasMouse = matchMedia("(hover: hover)").matches;
 
-const TOY_PROMPTS = ["17+25=", "My locker code is 4821. What is my locker code?", "Who are you?"];
+const TOY_PROMPTS = ["17 + 25 = ?", "Remember that the code of the red lantern is 4821. What is the code of the red lantern?", "Who are you?"];
 const PROMPTS = [
   "How does a beaked whale dive to 3,000 metres?",
   "Write a Rust function that merges two sorted lists.",

@@ -20,7 +20,7 @@ const REFERENCE: &[&str] = &["transformers==5.23.0", "torch==2.15.0", "safetenso
 const CALF: &[&str] =
     &["transformers==5.23.0", "torch==2.15.0", "safetensors==0.8.0", "numpy==2.4.6", "tokenizers==0.23.3"];
 
-/// The embedded model itself is not among them: its training takes hours, and `fixtures/calf/README.md` says how.
+/// The embedded model itself is not among them: its training takes an hour and a half, and `models/calf/README.md` says how.
 const RECIPES: [Recipe; 6] = [
     Recipe { name: "parity", packages: REFERENCE, script: "fixtures/parity/make.py", arguments: &[] },
     Recipe { name: "modules", packages: REFERENCE, script: "fixtures/modules/make.py", arguments: &[] },

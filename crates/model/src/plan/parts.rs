@@ -24,7 +24,9 @@ pub struct Stock {
     head: (u64, u64),
     /// By layer, the MTP block's last, without routed experts.
     pub(super) layers: Vec<LayerBytes>,
-    /// Bytes of one routed expert in memory, the most of all.
+    /// Routed experts of all layers as they are stored.
+    experts: u64,
+    /// Bytes of one routed expert in the memory of a store, the most of all.
     pub expert: u64,
     /// Whether tensors can be read from files.
     is_in_files: bool,
@@ -85,17 +87,17 @@ impl Stock {
             embedding: 0,
             head: (0, 0),
             layers: vec![LayerBytes::default(); config.num_hidden_layers + usize::from(mtp)],
+            experts: 0,
             expert: 0,
             is_in_files: true,
         };
-        let mut experts = 0;
         for spec in inventory(config, mtp).iter() {
             let Some((dtype, stored)) = stored_as(&spec) else { continue };
             stock.stored += stored;
             // Its scales are one more.
             stock.outside += TABLE_PER_TENSOR * (1 + u64::from(matches!(dtype, Dtype::I8 | Dtype::F8E4M3)));
             if spec.family == Family::Expert {
-                experts += stored;
+                stock.experts += stored;
                 continue;
             }
             let kept = in_memory(&spec, dtype, stored);
@@ -109,7 +111,7 @@ impl Stock {
                 _ => {}
             }
         }
-        stock.expert = experts / stock.n_experts() as u64 + ExpertStore::SLACK_BYTES;
+        stock.expert = stock.experts / stock.n_experts() as u64 + ExpertStore::SLACK_BYTES;
         stock
     }
 
@@ -125,8 +127,7 @@ impl Stock {
 
     /// Everything in memory: experts as they are stored.
     pub(super) fn loaded(&self) -> u64 {
-        let experts = self.n_experts() as u64 * (self.expert - ExpertStore::SLACK_BYTES);
-        self.kept(self.layers.len()) + experts
+        self.kept(self.layers.len()) + self.experts
     }
 
     /// All but routed experts, with the first `layers` layers whole.

@@ -118,12 +118,6 @@ fn what_is_packed_counts_as_packed_and_all_else_as_stored() {
         let stored = if std::ptr::eq(weight, &raw const model.head) { 2 * rows * cols } else { fp8 };
         want += weight.bytes() as i64 - stored as i64;
     }
-    // The calf stores the matrices of hyper-connections in BF16.
-    for layer in model.layers.iter().chain(model.mtp.iter().map(|mtp| &mtp.layer)) {
-        for connection in [&layer.hc_attn, &layer.hc_ffn] {
-            want += 2 * connection.hc.weights().0.data().len() as i64;
-        }
-    }
     let stock = Stock::of_checkpoint(&checkpoint).expect("it is whole");
     // Vectors are widened, tables narrowed; together that is little. Names and places are known of each tensor.
     want += 1000 * checkpoint.n_tensors() as i64;
