@@ -11,6 +11,7 @@
 //! `json/schema.rs` there.
 
 mod calls;
+mod closed;
 mod json;
 mod lark;
 mod pattern;

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::closed::closed;
 use super::schema::{Cleaner, Strictness};
 use super::{GrammarTextError, JsonRule};
 
@@ -23,7 +24,7 @@ pub(super) fn answer(rule: &JsonRule<'_>, layout: Layout) -> Result<String, Gram
         JsonRule::Schema { schema, is_strict } => {
             let strictness = if *is_strict { Strictness::Strict } else { Strictness::Lax };
             let cleaned = Cleaner::new(schema, "schema", strictness).whole(schema, "schema")?;
-            Ok(value(cleaned, layout, strictness))
+            Ok(value(closed(cleaned), layout, strictness))
         }
     }
 }
