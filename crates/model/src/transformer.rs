@@ -97,7 +97,7 @@ impl Transformer {
         let kv = states[0].geometry.kv;
         let segments = segments(batch, states);
         let n_tokens = segments.last().map_or(0, |last| last.rows.end);
-        ctx.compute.begin_step(n_tokens);
+        ctx.compute.make_room(n_tokens);
         let tokens = batch.chunks.iter().flat_map(|chunk| chunk.tokens.iter().map(|t| t.0));
         let tokens = ctx.column(n_tokens, tokens);
         let positions = ctx.column(n_tokens, segments.iter().flat_map(Segment::positions));

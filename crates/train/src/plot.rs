@@ -5,7 +5,7 @@ use plotters::prelude::{
     SeriesLabelPosition, WHITE,
 };
 
-use crate::distill::DistillMetrics;
+use crate::distill::{DistillMetrics, DomainMetrics};
 use crate::grpo::GrpoMetrics;
 use crate::metrics::StepMetrics;
 
@@ -21,7 +21,6 @@ pub trait Measured: Sized {
 }
 
 /// What a plot shows over the steps.
-#[derive(Clone, Debug)]
 pub struct Quantity<M> {
     /// A word for file names.
     pub name: &'static str,
@@ -29,28 +28,23 @@ pub struct Quantity<M> {
     curves: Vec<Curve<M>>,
 }
 
-/// The curve of one number.
-#[derive(Clone, Debug)]
-struct Curve<M> {
-    /// What is added to the run's name.
-    what: String,
-    number: fn(&M, usize) -> f64,
-    /// The number's second argument: which of several of its kind.
-    index: usize,
-}
+/// What is added to the run's name, and the number of a step.
+type Curve<M> = (String, Box<dyn Fn(&M) -> f64>);
 
 impl<M> Quantity<M> {
+    /// Without curves.
     fn new(name: &'static str, unit: &'static str) -> Self {
         Self { name, unit, curves: Vec::new() }
     }
 
-    /// With another curve.
-    fn curve(self, what: &str, number: fn(&M, usize) -> f64) -> Self {
-        self.curve_of(what.to_owned(), number, 0)
+    /// Of a single number.
+    fn of(name: &'static str, unit: &'static str, number: impl Fn(&M) -> f64 + 'static) -> Self {
+        Self::new(name, unit).and("", number)
     }
 
-    fn curve_of(mut self, what: String, number: fn(&M, usize) -> f64, index: usize) -> Self {
-        self.curves.push(Curve { what, number, index });
+    /// With another curve.
+    fn and(mut self, what: impl Into<String>, number: impl Fn(&M) -> f64 + 'static) -> Self {
+        self.curves.push((what.into(), Box::new(number)));
         self
     }
 }
@@ -62,16 +56,14 @@ impl Measured for StepMetrics {
 
     fn quantities(&self) -> Vec<Quantity<Self>> {
         vec![
-            Quantity::<Self>::new("loss", "nats per token")
-                .curve("", |m, _| m.loss.next)
-                .curve(" (validation)", |m, _| m.validation.unwrap_or(f64::NAN)),
-            Quantity::<Self>::new("mtp", "nats per token").curve("", |m, _| m.loss.mtp),
-            Quantity::<Self>::new("rate", "learning rate").curve("", |m, _| m.rate),
-            Quantity::<Self>::new("grad-norm", "norm").curve("", |m, _| m.grad_norm),
-            Quantity::<Self>::new("balance", "largest load over mean, less 1")
-                .curve("", |m, _| m.max_violation)
-                .curve(" (hash layers)", |m, _| m.max_violation_hash),
-            Quantity::<Self>::new("speed", "tokens per second").curve("", |m, _| m.tokens_per_second),
+            Quantity::of("loss", "nats per token", |m: &Self| m.loss.next)
+                .and(" (validation)", |m| m.validation.unwrap_or(f64::NAN)),
+            Quantity::of("mtp", "nats per token", |m: &Self| m.loss.mtp),
+            Quantity::of("rate", "learning rate", |m: &Self| m.rate),
+            Quantity::of("grad-norm", "norm", |m: &Self| m.grad_norm),
+            Quantity::of("balance", "largest load over mean, less 1", |m: &Self| m.max_violation)
+                .and(" (hash layers)", |m| m.max_violation_hash),
+            Quantity::of("speed", "tokens per second", |m: &Self| m.tokens_per_second),
         ]
     }
 }
@@ -83,14 +75,12 @@ impl Measured for GrpoMetrics {
 
     fn quantities(&self) -> Vec<Quantity<Self>> {
         vec![
-            Quantity::<Self>::new("right", "share of answers")
-                .curve("", |m, _| m.right)
-                .curve(" (held out)", |m, _| m.held_out.unwrap_or(f64::NAN)),
-            Quantity::<Self>::new("length", "tokens of an answer").curve("", |m, _| m.length),
-            Quantity::<Self>::new("entropy", "nats").curve("", |m, _| m.entropy),
-            Quantity::<Self>::new("distance", "nats per token from the reference")
-                .curve("", |m, _| m.distance),
-            Quantity::<Self>::new("grad-norm", "norm").curve("", |m, _| m.grad_norm),
+            Quantity::of("right", "share of answers", |m: &Self| m.right)
+                .and(" (held out)", |m| m.held_out.unwrap_or(f64::NAN)),
+            Quantity::of("length", "tokens of an answer", |m: &Self| m.length),
+            Quantity::of("entropy", "nats", |m: &Self| m.entropy),
+            Quantity::of("distance", "nats per token from the reference", |m: &Self| m.distance),
+            Quantity::of("grad-norm", "norm", |m: &Self| m.grad_norm),
         ]
     }
 }
@@ -101,24 +91,18 @@ impl Measured for DistillMetrics {
     }
 
     fn quantities(&self) -> Vec<Quantity<Self>> {
-        let number = |name, unit, number: fn(&Self, usize) -> f64| {
-            let domains = 0..self.domains.len();
-            domains.fold(Quantity::new(name, unit), |quantity, domain| {
-                quantity.curve_of(format!(" (domain {})", domain + 1), number, domain)
+        let by_domain = |name, unit, number: fn(&DomainMetrics) -> f64| {
+            (0..self.domains.len()).fold(Quantity::new(name, unit), |quantity, index| {
+                let of_domain = move |m: &Self| m.domains.get(index).map_or(f64::NAN, number);
+                quantity.and(format!(" (domain {})", index + 1), of_domain)
             })
         };
         vec![
-            number("divergence", "nats per token from the teacher", |m, domain| {
-                m.domains.get(domain).map_or(f64::NAN, |domain| domain.divergence)
-            }),
-            number("right", "share of answers", |m, domain| {
-                m.domains.get(domain).map_or(f64::NAN, |domain| domain.right)
-            }),
-            number("held-out", "share of answers", |m, domain| {
-                m.domains.get(domain).and_then(|domain| domain.held_out).unwrap_or(f64::NAN)
-            }),
-            Quantity::<Self>::new("length", "tokens of an answer").curve("", |m, _| m.length),
-            Quantity::<Self>::new("grad-norm", "norm").curve("", |m, _| m.grad_norm),
+            by_domain("divergence", "nats per token from the teacher", |domain| domain.divergence),
+            by_domain("right", "share of answers", |domain| domain.right),
+            by_domain("held-out", "share of answers", |domain| domain.held_out.unwrap_or(f64::NAN)),
+            Quantity::of("length", "tokens of an answer", |m: &Self| m.length),
+            Quantity::of("grad-norm", "norm", |m: &Self| m.grad_norm),
         ]
     }
 }
@@ -147,8 +131,8 @@ pub fn plot<M: Measured>(quantity: &Quantity<M>, runs: &[(&str, &[M])]) -> Resul
     let lines: Vec<Line> = runs
         .iter()
         .flat_map(|&(run, steps)| {
-            quantity.curves.iter().map(move |Curve { what, number, index }| {
-                let points = steps.iter().map(|metrics| (metrics.step() as f64, number(metrics, *index)));
+            quantity.curves.iter().map(move |(what, number)| {
+                let points = steps.iter().map(|metrics| (metrics.step() as f64, number(metrics)));
                 Line { name: format!("{run}{what}"), points: points.filter(|(_, y)| y.is_finite()).collect() }
             })
         })
@@ -214,7 +198,6 @@ fn range(lines: &[Line], coordinate: impl Fn(&(f64, f64)) -> f64) -> std::ops::R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::distill::DomainMetrics;
     use crate::metrics::tests::step;
 
     fn quantity(name: &str) -> Quantity<StepMetrics> {

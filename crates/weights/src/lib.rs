@@ -48,6 +48,7 @@ pub use checkpoint::{Checkpoint, Drafter, Expert};
 pub use config::{
     DsparkConfig, ExpertDtype, LayerKind, ModelConfig, QuantizationConfig, RopeScaling, ScoringFunc,
 };
+pub use decode::given_back;
 pub use disk::measure_disk;
 pub use error::WeightsError;
 pub use export::{Numbers, write_checkpoint};

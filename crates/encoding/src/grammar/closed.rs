@@ -9,24 +9,23 @@ use serde_json::{Map, Value};
 /// A cleaned schema in which no object has properties but those that are named, unless it says itself what others may be.
 /// A schema of which another part could then no longer be met stays as it is.
 pub(super) fn closed(mut schema: Value) -> Value {
-    if is_simple(&schema) {
-        close(&mut schema);
+    let mut can_close = true;
+    for_each(&mut schema, &mut |fields| can_close &= describes_once(fields));
+    if can_close {
+        for_each(&mut schema, &mut close);
     }
     schema
 }
 
-/// Whether every object is described in one place only, and needs nothing that is not named there.
-fn is_simple(schema: &Value) -> bool {
-    let Value::Object(fields) = schema else { return true };
+/// Whether what an object may be is said in one place only.
+fn describes_once(fields: &Map<String, Value>) -> bool {
     let descriptions = ["properties", "allOf", "anyOf", "oneOf", "$ref"];
     let descriptions = descriptions.iter().filter(|&&keyword| fields.contains_key(keyword)).count();
     let joined = fields.get("allOf").and_then(Value::as_array).map_or(1, Vec::len);
-    descriptions <= 1 && joined <= 1 && parts(fields).all(is_simple)
+    descriptions <= 1 && joined <= 1
 }
 
-fn close(schema: &mut Value) {
-    let Value::Object(fields) = schema else { return };
-    parts_mut(fields).for_each(close);
+fn close(fields: &mut Map<String, Value>) {
     let says_more = ["additionalProperties", "patternProperties", "minProperties"];
     let says_more = says_more.iter().any(|&keyword| fields.contains_key(keyword));
     if !says_more && names_all_required(fields) {
@@ -41,40 +40,22 @@ fn names_all_required(fields: &Map<String, Value>) -> bool {
     required.filter_map(Value::as_str).all(|name| properties.contains_key(name))
 }
 
-/// The schemas within a schema.
-fn parts(fields: &Map<String, Value>) -> impl Iterator<Item = &Value> {
-    fields.iter().flat_map(|(keyword, value)| -> Box<dyn Iterator<Item = &Value>> {
+/// Visits a schema and all within it, those within first; not what only looks like one, as the value of `const` may.
+fn for_each(schema: &mut Value, visit: &mut dyn FnMut(&mut Map<String, Value>)) {
+    let Value::Object(fields) = schema else { return };
+    for (keyword, value) in fields.iter_mut() {
         match (keyword.as_str(), value) {
             ("properties" | "patternProperties" | "$defs", Value::Object(schemas)) => {
-                Box::new(schemas.values())
+                schemas.values_mut().for_each(|schema| for_each(schema, visit));
             }
             ("anyOf" | "oneOf" | "allOf" | "prefixItems" | "items", Value::Array(schemas)) => {
-                Box::new(schemas.iter())
+                schemas.iter_mut().for_each(|schema| for_each(schema, visit));
             }
-            ("items" | "additionalItems" | "additionalProperties", schema) => {
-                Box::new(std::iter::once(schema))
-            }
-            _ => Box::new(std::iter::empty()),
+            ("items" | "additionalItems" | "additionalProperties", schema) => for_each(schema, visit),
+            _ => {}
         }
-    })
-}
-
-/// As [`parts`].
-fn parts_mut(fields: &mut Map<String, Value>) -> impl Iterator<Item = &mut Value> {
-    fields.iter_mut().flat_map(|(keyword, value)| -> Box<dyn Iterator<Item = &mut Value>> {
-        match (keyword.as_str(), value) {
-            ("properties" | "patternProperties" | "$defs", Value::Object(schemas)) => {
-                Box::new(schemas.values_mut())
-            }
-            ("anyOf" | "oneOf" | "allOf" | "prefixItems" | "items", Value::Array(schemas)) => {
-                Box::new(schemas.iter_mut())
-            }
-            ("items" | "additionalItems" | "additionalProperties", schema) => {
-                Box::new(std::iter::once(schema))
-            }
-            _ => Box::new(std::iter::empty()),
-        }
-    })
+    }
+    visit(fields);
 }
 
 #[cfg(test)]

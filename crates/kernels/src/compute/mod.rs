@@ -54,10 +54,10 @@ impl Compute {
         self.workspace.lend(rows, cols)
     }
 
-    /// Says that a step of so many tokens begins, so that the intermediate results of several steps together take no more
-    /// memory than those of the largest.
-    pub fn begin_step(&self, tokens: usize) {
-        self.workspace.begin_step(tokens);
+    /// Before a step of so many tokens: intermediate results of all steps together then take no more memory than those of
+    /// the largest.
+    pub fn make_room(&self, tokens: usize) {
+        self.workspace.make_room(tokens);
     }
 
     /// Runs `task(0)` to `task(tasks - 1)`, each once, in any order, on any thread. Returns when all are done.

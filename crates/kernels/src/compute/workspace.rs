@@ -38,27 +38,26 @@ macro_rules! numbers {
                 &workspace.$field
             }
         }
-    )*};
+    )*
+
+    impl Workspace {
+        fn clear(&self) {
+            $(self.$field.lock().unwrap_or_else(PoisonError::into_inner).clear();)*
+        }
+    }
+    };
 }
 
 numbers!(f32: f32s, i8: i8s, u8: u8s, u16: u16s, u32: u32s);
 
 impl Workspace {
-    /// Of a step with more tokens than any before: gives back what smaller ones left. Their buffers would fill the places
+    /// For a step with more tokens than any before: gives back what smaller ones left. Their buffers would fill the places
     /// of smaller numbers and leave none for the larger, and together they would be more than one large step needs. Where
     /// a large step found all its buffers, a smaller one does, too.
-    pub(super) fn begin_step(&self, tokens: usize) {
+    pub(super) fn make_room(&self, tokens: usize) {
         if tokens > self.step.fetch_max(tokens, Ordering::Relaxed) {
-            self.forget::<f32>();
-            self.forget::<i8>();
-            self.forget::<u8>();
-            self.forget::<u16>();
-            self.forget::<u32>();
+            self.clear();
         }
-    }
-
-    fn forget<T: Number>(&self) {
-        T::waiting(self).lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// A matrix whose numbers are whatever an earlier one left there.
@@ -172,10 +171,10 @@ mod tests {
     fn a_step_larger_than_all_before_finds_nothing_waiting_and_a_smaller_one_everything() {
         let workspace = Arc::new(Workspace::default());
         let n_waiting = || workspace.f32s.lock().expect("no test panics").len();
-        workspace.begin_step(8);
+        workspace.make_room(8);
         drop([workspace.lend::<f32>(8, 100), workspace.lend::<f32>(8, 10)]);
         for (tokens, waiting) in [(8, 2), (3, 2), (9, 0)] {
-            workspace.begin_step(tokens);
+            workspace.make_room(tokens);
             assert_eq!(n_waiting(), waiting, "{tokens}");
         }
     }

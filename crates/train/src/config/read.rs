@@ -293,13 +293,12 @@ fn length(source: &Source<'_>, raw: &Raw) -> Result<RunLength, ConfigError> {
 }
 
 fn qat(source: &Source<'_>, raw: &RawQat) -> Result<Qat, ConfigError> {
-    let yes = |key: &Option<Spanned<bool>>| key.as_ref().is_none_or(|yes| *yes.get_ref());
-    let no_unless = |key: &Option<Spanned<bool>>| key.as_ref().is_some_and(|yes| *yes.get_ref());
+    let is_on = |key: &Option<Spanned<bool>>, default| key.as_ref().map_or(default, |on| *on.get_ref());
     Ok(Qat {
         begin: source.within("qat.begin", &raw.begin, 0.9, 0.0..=1.0)?,
-        experts: yes(&raw.experts),
-        indexer: yes(&raw.indexer),
-        linears: no_unless(&raw.linears),
+        experts: is_on(&raw.experts, true),
+        indexer: is_on(&raw.indexer, true),
+        linears: is_on(&raw.linears, false),
     })
 }
 

@@ -2,12 +2,8 @@
 //! gradient passes as if nothing had been rounded.
 
 use cuvier_model::Parameters;
-use cuvier_tensor::formats::{
-    E2M1_MAX, E2M1_VALUES, E4M3_MAX, FP4_BLOCK, FP8_WEIGHT_BLOCK, e4m3_to_f32, e8m0_block_scale, e8m0_to_f32,
-    f32_to_e2m1, f32_to_e4m3,
-};
-use cuvier_tensor::{Dtype, Matrix};
-use cuvier_weights::{ModelConfig, Precision, inventory};
+use cuvier_tensor::Dtype;
+use cuvier_weights::{ModelConfig, Precision, given_back, inventory};
 
 use crate::config::Qat;
 
@@ -23,46 +19,18 @@ pub fn as_stored(parameters: &Parameters, config: &ModelConfig, qat: &Qat) -> Pa
     let specs = inventory(config, config.num_nextn_predict_layers > 0);
     let dtypes = specs.iter().map(|spec| (spec.stored(Precision::Official).0.dtype, spec.name));
     for (dtype, name) in dtypes {
-        let Some(weight) = rounded.get_mut(&name) else { continue };
-        match dtype {
-            Dtype::I8 if qat.experts => round_to_fp4(weight),
-            Dtype::F8E4M3 if qat.linears => round_to_fp8(weight),
-            _ => {}
+        let is_rounded = dtype == Dtype::I8 && qat.experts || dtype == Dtype::F8E4M3 && qat.linears;
+        if is_rounded && let Some(weight) = rounded.get_mut(&name) {
+            let numbers = given_back(weight.data(), weight.cols(), dtype);
+            weight.data_mut().copy_from_slice(&numbers);
         }
     }
     rounded
 }
 
-fn round_to_fp4(weight: &mut Matrix) {
-    let cols = weight.cols();
-    for row in weight.data_mut().chunks_exact_mut(cols) {
-        row.chunks_mut(FP4_BLOCK).for_each(round_block);
-    }
-}
-
-fn round_block(block: &mut [f32]) {
-    let scale = e8m0_to_f32(e8m0_block_scale(block.iter().copied(), E2M1_MAX));
-    for x in block {
-        *x = E2M1_VALUES[usize::from(f32_to_e2m1(*x / scale))] * scale;
-    }
-}
-
-fn round_to_fp8(weight: &mut Matrix) {
-    let cols = weight.cols();
-    for band in weight.data_mut().chunks_mut(FP8_WEIGHT_BLOCK * cols) {
-        for start in (0..cols).step_by(FP8_WEIGHT_BLOCK) {
-            let part = start..cols.min(start + FP8_WEIGHT_BLOCK);
-            let numbers = band.chunks(cols).flat_map(|row| row[part.clone()].iter().copied());
-            let scale = e8m0_to_f32(e8m0_block_scale(numbers, E4M3_MAX));
-            for x in band.chunks_mut(cols).flat_map(|row| &mut row[part.clone()]) {
-                *x = e4m3_to_f32(f32_to_e4m3(*x / scale)) * scale;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use cuvier_tensor::formats::{E2M1_VALUES, e4m3_to_f32, f32_to_e4m3};
     use cuvier_types::TokenId;
 
     use super::*;
@@ -89,15 +57,12 @@ mod tests {
 
     #[test]
     fn a_block_of_zeros_stays_zero_and_the_largest_number_is_not_clipped() {
-        let mut zeros = [0.0; 32];
-        round_block(&mut zeros);
-        assert_eq!(zeros, [0.0; 32]);
+        assert_eq!(given_back(&[0.0; 32], 32, Dtype::I8), [0.0; 32]);
         for largest in [0.9, 5.9, 6.0, 6.1, 11.9, 1e-3, 1e4] {
             let mut block = [0.0; 32];
             block[7] = largest;
-            round_block(&mut block);
-            let off = (block[7] - largest).abs() / largest;
-            assert!(off <= 0.251, "{largest} became {}", block[7]);
+            let got = given_back(&block, 32, Dtype::I8)[7];
+            assert!((got - largest).abs() / largest <= 0.251, "{largest} became {got}");
         }
     }
 
