@@ -106,6 +106,7 @@ fn open_dialogue(
     let model = opened.engine_model(&plan, &args.compute)?;
     let config = EngineConfig {
         batch_tokens_max: plan.chunk,
+        batch_tokens_answering: plan.chunk_answering,
         sequences_max: plan.wish.slots,
         context_max: Some(plan.wish.context),
         cache: CacheConfig { memory_bytes: 0, disk: None },

@@ -127,6 +127,7 @@ impl AskArgs {
         let model = TransformerModel::new(Arc::new(transformer), compute, common.compute.kv.into());
         let config = EngineConfig {
             batch_tokens_max: plan.chunk,
+            batch_tokens_answering: plan.chunk_answering,
             sequences_max: slots,
             context_max: Some(plan.wish.context),
             ..defaults

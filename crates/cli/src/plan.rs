@@ -207,6 +207,7 @@ fn to_json(name: &str, planned: &Result<Plan, TooLittle>, rates: Rates, is_too_l
             "context": plan.wish.context,
             "slots": plan.wish.slots,
             "chunk": plan.chunk,
+            "chunk_answering": plan.chunk_answering,
             "streamed": plan.streaming.map(|streaming| json!({
                 "experts_in_memory": streaming.experts,
                 "layers_in_memory": streaming.layers,

@@ -19,8 +19,11 @@ pub fn lines(plan: &Plan) -> [String; 3] {
         show_size(plan.workspace),
         show_size(other),
     );
-    let second =
+    let mut second =
         format!("sequences  {} of up to {context} tokens; steps of {} tokens", sequences(slots), plan.chunk);
+    if plan.chunk_answering < plan.chunk {
+        second += &format!(", of {} while one answers", plan.chunk_answering);
+    }
     let third = match plan.streaming {
         None => "weights    all in memory".to_owned(),
         Some(streaming) => format!(

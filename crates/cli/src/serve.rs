@@ -93,6 +93,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let model = opened.engine_model(&plan, &args.compute)?;
     let engine_config = EngineConfig {
         batch_tokens_max: plan.chunk,
+        batch_tokens_answering: plan.chunk_answering,
         sequences_max: plan.wish.slots,
         context_max: Some(plan.wish.context),
         cache: CacheConfig {

@@ -26,6 +26,9 @@ pub struct EngineConfig {
     /// Tokens computed in one step, over all sequences. Smaller steps let other sequences in sooner, larger ones
     /// read prompts faster.
     pub batch_tokens_max: usize,
+    /// The same while a sequence is answering, which waits for its next token until the step is done. More than
+    /// `batch_tokens_max` counts as that.
+    pub batch_tokens_answering: usize,
     /// Sequences that are computed at the same time; others wait.
     pub sequences_max: usize,
     /// Tokens of one sequence; `None`, and anything above it, means the model's own limit.
@@ -36,7 +39,13 @@ pub struct EngineConfig {
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { batch_tokens_max: 512, sequences_max: 8, context_max: None, cache: CacheConfig::default() }
+        Self {
+            batch_tokens_max: 512,
+            batch_tokens_answering: 512,
+            sequences_max: 8,
+            context_max: None,
+            cache: CacheConfig::default(),
+        }
     }
 }
 
@@ -47,9 +56,10 @@ impl Engine {
     /// If a limit is 0, the cache's folder cannot be used, or no thread can be had.
     pub fn start<M: Model>(model: M, config: EngineConfig) -> Result<EngineHandle, EngineError> {
         let context_max = config.context_max.map_or(model.context_max(), |max| max.min(model.context_max()));
-        let EngineConfig { batch_tokens_max, sequences_max, cache, .. } = config;
+        let EngineConfig { batch_tokens_max, batch_tokens_answering, sequences_max, cache, .. } = config;
         let limits = [
             ("batch_tokens_max", batch_tokens_max),
+            ("batch_tokens_answering", batch_tokens_answering),
             ("sequences_max", sequences_max),
             ("context_max", context_max),
         ];
@@ -57,7 +67,7 @@ impl Engine {
             return Err(EngineError::ZeroLimit { name });
         }
         let bounds = Bounds { vocab_size: model.vocab_size(), context_max };
-        let limits = Limits { batch_tokens_max, sequences_max, context_max };
+        let limits = Limits { batch_tokens_max, batch_tokens_answering, sequences_max, context_max };
         let (commands, receiver) = mpsc::channel();
         let counters = Arc::new(Counters::default());
         let reads = model.reads();

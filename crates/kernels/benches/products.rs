@@ -20,7 +20,7 @@ fn main() {
             roof.flops_per_s / 1e9
         );
         for (name, rows) in [("bf16", 8192), ("int8", 16384), ("fp4", 32768)] {
-            for tokens in [1, 2, 4, 6, 8, 16] {
+            for tokens in [1, 2, 3, 4, 6, 8, 12, 24, 96] {
                 bench_gemm(&c, &roof, &filter, name, (rows, 4096), tokens);
             }
             bench_gemm(&c, &roof, &filter, name, (512, 4096), 512);

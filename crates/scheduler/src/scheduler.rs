@@ -11,6 +11,9 @@ use crate::sequence::{Sequence, Submission};
 pub struct Limits {
     /// Tokens computed in one step, over all sequences; at least 1.
     pub batch_tokens_max: usize,
+    /// The same while a sequence is answering, which waits for its next token until the step is done; at least 1.
+    /// More than `batch_tokens_max` counts as that.
+    pub batch_tokens_answering: usize,
     /// Sequences that hold a state at the same time; at least 1. The others wait.
     pub sequences_max: usize,
     /// Tokens of one sequence, prompt and answer together; at least 1.
@@ -122,7 +125,8 @@ impl Scheduler {
     /// # Panics
     /// If a limit is 0.
     pub fn new(limits: Limits) -> Self {
-        assert!(limits.batch_tokens_max > 0, "a step computes at least one token");
+        let batch_tokens = limits.batch_tokens_max.min(limits.batch_tokens_answering);
+        assert!(batch_tokens > 0, "a step computes at least one token");
         assert!(limits.sequences_max > 0, "at least one sequence has a slot");
         assert!(limits.context_max > 0, "a context holds at least one token");
         Self {
@@ -252,7 +256,11 @@ impl Scheduler {
     /// Answers first, then prompts. Where answers alone fill every step, a step that left prompts nothing is
     /// followed by one that keeps half for them, so that neither starves the other.
     fn fill(&mut self, batch: &mut Batch) {
-        let budget = self.limits.batch_tokens_max;
+        let Limits { batch_tokens_max, batch_tokens_answering, .. } = self.limits;
+        let budget = match self.answering.is_empty() {
+            true => batch_tokens_max,
+            false => batch_tokens_max.min(batch_tokens_answering),
+        };
         let kept_for_prompts =
             if self.prompts_went_short && !self.prompts.is_empty() { budget.div_ceil(2) } else { 0 };
         let n_answers = self.answering.len().min(budget - kept_for_prompts);

@@ -5,7 +5,8 @@
 use cuvier_scheduler::{Decision, Departed, Limits, Outcome, Scheduler, Submission, SubmitError};
 use cuvier_types::{Batch, Event, FinishReason, LogitRows, SequenceId, TokenId};
 
-const LIMITS: Limits = Limits { batch_tokens_max: 4, sequences_max: 4, context_max: 100 };
+const LIMITS: Limits =
+    Limits { batch_tokens_max: 4, batch_tokens_answering: 4, sequences_max: 4, context_max: 100 };
 
 fn submission(id: u64, n_prompt: u32) -> Submission {
     Submission {
@@ -78,6 +79,18 @@ fn a_running_answer_gets_its_token_in_every_step_of_a_long_prefill() {
     submit(&mut scheduler, 2, 50);
     assert_eq!(step(&mut scheduler).0, [(1, 1), (2, 3)]);
     assert_eq!(step(&mut scheduler).0, [(1, 1), (2, 3)]);
+}
+
+#[test]
+fn a_step_is_short_while_somebody_answers_and_long_again_when_nobody_does() {
+    let mut scheduler = Scheduler::new(Limits { batch_tokens_max: 10, batch_tokens_answering: 3, ..LIMITS });
+    submit(&mut scheduler, 1, 12);
+    assert_eq!(step(&mut scheduler).0, [(1, 10)]);
+    assert_eq!(step(&mut scheduler).0, [(1, 2)]);
+    submit(&mut scheduler, 2, 30);
+    assert_eq!(step(&mut scheduler).0, [(1, 1), (2, 2)]);
+    assert_eq!(step(&mut scheduler).0, [(1, 1), (2, 2)]);
+    assert_eq!(step(&mut scheduler).0, [(2, 10)], "the answer of three tokens is over");
 }
 
 #[test]

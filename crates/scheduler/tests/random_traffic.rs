@@ -44,11 +44,14 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (1usize..9, 1usize..6, 20usize..30).prop_map(|(batch_tokens_max, sequences_max, context_max)| Limits {
-        batch_tokens_max,
-        sequences_max,
-        context_max,
-    })
+    (1usize..9, 1usize..9, 1usize..6, 20usize..30).prop_map(
+        |(batch_tokens_max, batch_tokens_answering, sequences_max, context_max)| Limits {
+            batch_tokens_max,
+            batch_tokens_answering,
+            sequences_max,
+            context_max,
+        },
+    )
 }
 
 impl World {

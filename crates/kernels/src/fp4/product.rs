@@ -2,14 +2,19 @@
 
 use std::cell::RefCell;
 
+use cuvier_tensor::formats::FP4_BLOCK;
+
 use super::panel::Strip;
 use super::rows::{self, FourSums};
 use super::{BLOCK_BYTES, BlocksRef, Fp4Matrix, Panel, Range, SCALES, Sink};
-use crate::simd::{LANES, Lanes, Simd};
+use crate::simd::{FourBlocks, LANES, Lanes, Simd};
 use crate::{ACTIVATION_BLOCK, Isa, Vectorized};
 
 /// Blocks of columns that weights are asked for before they are needed.
 const AHEAD: usize = 8;
+/// From so many tokens on, two strips at a time take less time than one: the rows of two compete for the sets of the
+/// first cache level, and few tokens do not make up for that.
+const PAIRED_TOKENS: usize = 8;
 
 /// The product of the module with the rows `rows` of `w`: `out` is `[tokens, rows]`.
 ///
@@ -71,40 +76,70 @@ impl Vectorized for Product<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { x, w, rows: wanted, out, copy, sums } = self;
-        for (i, first) in wanted.clone().step_by(LANES).enumerate() {
-            let rows = first..wanted.end.min(first + LANES);
-            let strip = w.strip(rows, copy);
-            let mut out = Outputs { out: &mut *out, tokens: x.tokens(), strip: i };
-            if let Some(x) = x.fours() {
-                rows::product::<S, 1>(s, &strip, x, sums, &mut out);
-            } else if let Some(x) = x.fours() {
-                rows::product::<S, 2>(s, &strip, x, sums, &mut out);
-            } else {
-                packed(s, &strip, x, &mut out);
-            }
+        if let Some(x) = self.x.fours() {
+            self.direct::<S, 1>(s, x);
+        } else if let Some(x) = self.x.fours() {
+            self.direct::<S, 2>(s, x);
+        } else {
+            self.packed(s);
         }
     }
 }
 
-impl Fp4Matrix<'_> {
+impl Product<'_, '_> {
+    /// Rows are met one by one.
+    #[inline(always)]
+    fn direct<S: Simd, const T: usize>(self, s: S, x: [&[FourBlocks]; T]) {
+        let Self { w, rows, out, copy, sums, .. } = self;
+        for (i, first) in rows.clone().step_by(LANES).enumerate() {
+            let strip = w.strip(first..rows.end.min(first + LANES), copy);
+            let mut out = Outputs { out: &mut *out, tokens: T, strip: i };
+            rows::product(s, &strip, x, sums, &mut out);
+        }
+    }
+
+    /// Two strips at a time, where there are registers for both: activations are read half as often.
+    #[inline(always)]
+    fn packed<S: Simd>(self, s: S) {
+        let Self { x, w, mut rows, out, copy, .. } = self;
+        let mut out = Outputs { out, tokens: x.tokens(), strip: 0 };
+        while S::ACCUMULATORS >= 24 && x.tokens() >= PAIRED_TOKENS && rows.len() >= 2 * LANES {
+            let strips = [rows.start, rows.start + LANES].map(|first| w.whole_strip(first));
+            packed(s, strips, x, &mut out);
+            rows.start += 2 * LANES;
+            out.strip += 2;
+        }
+        for first in rows.clone().step_by(LANES) {
+            packed(s, [w.strip(first..rows.end.min(first + LANES), copy)], x, &mut out);
+            out.strip += 1;
+        }
+    }
+}
+
+impl<'a> Fp4Matrix<'a> {
+    /// The sixteen rows from row `first` on.
+    #[inline(always)]
+    fn whole_strip(&self, first: usize) -> Strip<'a> {
+        let (codes_stride, scales_stride) = (self.cols / 2, self.cols / FP4_BLOCK);
+        let codes = &self.codes[first * codes_stride..];
+        Strip { codes, codes_stride, scales: &self.scales[first * scales_stride..], scales_stride }
+    }
+
     /// The rows `rows`, at most sixteen; in `copy` if there are fewer.
     #[inline(always)]
     fn strip<'s>(&'s self, rows: Range<usize>, copy: &'s mut Copied) -> Strip<'s> {
-        let (codes_stride, scales_stride) = (self.cols / 2, self.cols / (ACTIVATION_BLOCK / SCALES));
-        let codes = &self.codes[rows.start * codes_stride..];
-        let scales = &self.scales[rows.start * scales_stride..];
+        let whole = self.whole_strip(rows.start);
         if rows.len() == LANES {
-            return Strip { codes, codes_stride, scales, scales_stride };
+            return whole;
         }
-        let fill = |out: &mut Vec<u8>, rows: &[u8], stride: usize| {
+        let fill = |out: &mut Vec<u8>, bytes: &[u8], stride: usize| {
             out.clear();
-            out.extend_from_slice(rows);
+            out.extend_from_slice(&bytes[..rows.len() * stride]);
             out.resize(LANES * stride, 0);
         };
-        fill(&mut copy.codes, &codes[..rows.len() * codes_stride], codes_stride);
-        fill(&mut copy.scales, &scales[..rows.len() * scales_stride], scales_stride);
-        Strip { codes: &copy.codes, codes_stride, scales: &copy.scales, scales_stride }
+        fill(&mut copy.codes, whole.codes, whole.codes_stride);
+        fill(&mut copy.scales, whole.scales, whole.scales_stride);
+        Strip { codes: &copy.codes, scales: &copy.scales, ..whole }
     }
 }
 
@@ -132,37 +167,38 @@ impl Sink for Outputs<'_> {
     }
 }
 
-/// Asks for the weights and scales that come [`AHEAD`] blocks after block `block`, in this strip or the next.
+/// Asks for the weights and scales that come [`AHEAD`] blocks after block `block`, in this strip or the one `P` strips on.
 #[inline(always)]
-fn prefetch<S: Simd>(s: S, strip: &Strip<'_>, blocks: usize, block: usize) {
+fn prefetch<S: Simd, const P: usize>(s: S, strip: &Strip<'_>, blocks: usize, block: usize) {
     let ahead = block + AHEAD.min(blocks);
     let offset = match ahead < blocks {
         true => ahead * BLOCK_BYTES,
-        false => LANES * strip.codes_stride + (ahead - blocks) * BLOCK_BYTES,
+        false => P * LANES * strip.codes_stride + (ahead - blocks) * BLOCK_BYTES,
     };
     let at = strip.codes.as_ptr().wrapping_add(offset);
     for r in 0..LANES {
         s.prefetch(at.wrapping_add(r * strip.codes_stride));
     }
-    s.prefetch(strip.scales.as_ptr().wrapping_add(LANES * strip.scales_stride + block * LANES * SCALES));
+    s.prefetch(strip.scales.as_ptr().wrapping_add(P * LANES * strip.scales_stride + block * LANES * SCALES));
 }
 
-/// Weights brought to the first cache level and met there by all tokens.
+/// Weights of `P` strips brought to the first cache level and met there by all tokens.
 #[inline(always)]
-fn packed<S: Simd>(s: S, strip: &Strip<'_>, x: BlocksRef<'_>, out: &mut Outputs<'_>) {
+fn packed<S: Simd, const P: usize>(s: S, strips: [Strip<'_>; P], x: BlocksRef<'_>, out: &mut Outputs<'_>) {
     let blocks = x.blocks();
-    let mut panel = [Panel::ZERO];
-    let mut scales = [[0; 4 * LANES]; 4];
-    for t in 0..x.tokens() {
-        out.out[out.strip * out.tokens + t] = Lanes::ZERO;
-    }
+    let mut panels = [Panel::ZERO; P];
+    let mut scales = [[[0; 4 * LANES]; 4]; P];
+    out.out[out.strip * out.tokens..][..P * out.tokens].fill(Lanes::ZERO);
     for block in 0..blocks {
-        if block.is_multiple_of(4) {
-            scales = strip.scales(s, block);
+        for p in 0..P {
+            let strip = &strips[p];
+            if block.is_multiple_of(4) {
+                scales[p] = strip.scales(s, block);
+            }
+            prefetch::<S, P>(s, strip, blocks, block);
+            let columns = strip.n_scales(block) * FP4_BLOCK;
+            panels[p].pack(s, strip.codes(block), strip.codes_stride, &scales[p][block % 4], columns);
         }
-        prefetch(s, strip, blocks, block);
-        let columns = strip.n_scales(block) * (ACTIVATION_BLOCK / SCALES);
-        panel[0].pack(s, strip.codes(block), strip.codes_stride, &scales[block % 4], columns);
-        Panel::multiply_all(&panel, s, x.block(block), out);
+        Panel::multiply_all(&panels, s, x.block(block), out);
     }
 }

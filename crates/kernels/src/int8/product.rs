@@ -9,7 +9,7 @@ use cuvier_tensor::{Int8Panel, PANEL_ROWS};
 use super::Range;
 use crate::fp4::{Block, BlocksRef};
 use crate::simd::{LANES, Lanes, Simd};
-use crate::{Isa, Vectorized};
+use crate::{ACTIVATION_BLOCK, Isa, Vectorized};
 
 /// Strips of sixteen rows, one after the other.
 #[derive(Clone, Copy)]
@@ -75,18 +75,19 @@ impl Vectorized for Product<'_, '_> {
         if blocks == 0 {
             return;
         }
-        for (strip, panels) in self.panels.chunks_exact(blocks).enumerate() {
-            if self.x.tokens() == 1 {
+        if self.x.tokens() == 1 {
+            for (strip, panels) in self.panels.chunks_exact(blocks).enumerate() {
                 self.alone(s, strip, panels);
-                continue;
             }
-            for (block, panel) in panels.iter().enumerate() {
-                if S::ACCUMULATORS >= 16 {
-                    self.tiles::<S, 8>(s, strip, block, panel);
-                } else {
-                    self.tiles::<S, 4>(s, strip, block, panel);
-                }
-            }
+            return;
+        }
+        let mut strip = 0;
+        while strip < self.strips {
+            strip += match self.strips - strip {
+                2.. if S::ACCUMULATORS >= 16 => self.strips::<S, 2, 8>(s, strip),
+                _ if S::ACCUMULATORS >= 16 => self.strips::<S, 1, 8>(s, strip),
+                _ => self.strips::<S, 1, 4>(s, strip),
+            };
         }
     }
 }
@@ -95,78 +96,99 @@ impl Product<'_, '_> {
     /// One token: its sums stay in registers.
     #[inline(always)]
     fn alone<S: Simd>(&mut self, s: S, strip: usize, panels: &[Int8Panel]) {
-        let mut sum = [s.splat(0.0)];
+        let mut sum = s.splat(0.0);
         for (block, panel) in panels.iter().enumerate() {
             let x = self.x.block(block).first_chunk().expect("one token");
-            sum = tile::<S, 1>(s, panel, x, sum);
+            let [[total]] = totals::<S, 1, 1>(s, [panel], x);
+            sum = add(s, panel, &x[0], total, sum);
         }
-        s.store(sum[0], &mut self.sums[strip].0);
+        s.store(sum, &mut self.sums[strip].0);
     }
 
-    /// All tokens with one panel, in tiles of at most `T` as equal as possible.
+    /// All tokens with `P` strips, in tiles of at most `T` tokens, as equal as possible. Returns how many strips.
     #[inline(always)]
-    fn tiles<S: Simd, const T: usize>(&mut self, s: S, strip: usize, block: usize, panel: &Int8Panel) {
-        let x = self.x.block(block);
-        let tiles = x.len().div_ceil(T);
-        let mut first = 0;
-        for tile in 0..tiles {
-            let tokens = (x.len() - first).div_ceil(tiles - tile);
-            let x = &x[first..];
-            match tokens {
-                1 => self.tile::<S, 1>(s, strip, panel, x, first),
-                2 => self.tile::<S, 2>(s, strip, panel, x, first),
-                3 => self.tile::<S, 3>(s, strip, panel, x, first),
-                4 => self.tile::<S, 4>(s, strip, panel, x, first),
-                5 if T >= 5 => self.tile::<S, 5>(s, strip, panel, x, first),
-                6 if T >= 6 => self.tile::<S, 6>(s, strip, panel, x, first),
-                7 if T >= 7 => self.tile::<S, 7>(s, strip, panel, x, first),
-                8 if T >= 8 => self.tile::<S, 8>(s, strip, panel, x, first),
-                _ => unreachable!("{tokens} tokens in a tile of at most {T}"),
+    fn strips<S: Simd, const P: usize, const T: usize>(&mut self, s: S, strip: usize) -> usize {
+        let blocks = self.x.blocks();
+        let n_tokens = self.x.tokens();
+        let tiles = n_tokens.div_ceil(T);
+        for block in 0..blocks {
+            let mut first = 0;
+            for tile in 0..tiles {
+                let tokens = (n_tokens - first).div_ceil(tiles - tile);
+                match tokens {
+                    1 => self.tile::<S, P, 1>(s, strip, block, first),
+                    2 => self.tile::<S, P, 2>(s, strip, block, first),
+                    3 => self.tile::<S, P, 3>(s, strip, block, first),
+                    4 => self.tile::<S, P, 4>(s, strip, block, first),
+                    5 if T >= 5 => self.tile::<S, P, 5>(s, strip, block, first),
+                    6 if T >= 6 => self.tile::<S, P, 6>(s, strip, block, first),
+                    7 if T >= 7 => self.tile::<S, P, 7>(s, strip, block, first),
+                    8 if T >= 8 => self.tile::<S, P, 8>(s, strip, block, first),
+                    _ => unreachable!("{tokens} tokens in a tile of at most {T}"),
+                }
+                first += tokens;
             }
-            first += tokens;
         }
+        P
     }
 
+    /// `T` tokens from token `first` on with block `block` of `P` strips from strip `strip` on.
     #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
+    fn tile<S: Simd, const P: usize, const T: usize>(
         &mut self,
         s: S,
         strip: usize,
-        panel: &Int8Panel,
-        x: &[Block],
+        block: usize,
         first: usize,
     ) {
-        let x = x.first_chunk::<T>().expect("as many tokens");
-        let mut sums = [s.splat(0.0); T];
-        for t in 0..T {
-            sums[t] = s.load(&self.sums[(first + t) * self.strips + strip].0);
+        let blocks = self.x.blocks();
+        let mut panels = [&self.panels[strip * blocks + block]; P];
+        for p in 1..P {
+            panels[p] = &self.panels[(strip + p) * blocks + block];
         }
-        let sums = tile::<S, T>(s, panel, x, sums);
+        let x = self.x.block(block)[first..].first_chunk::<T>().expect("as many tokens");
+        let totals = totals::<S, P, T>(s, panels, x);
         for t in 0..T {
-            s.store(sums[t], &mut self.sums[(first + t) * self.strips + strip].0);
+            let sums = &mut self.sums[(first + t) * self.strips + strip..][..P];
+            for p in 0..P {
+                let sum = add(s, panels[p], &x[t], totals[t][p], s.load(&sums[p].0));
+                s.store(sum, &mut sums[p].0);
+            }
         }
     }
 }
 
-/// Adds the products of a panel and `T` blocks of activations.
+/// The integer products of `P` panels and `T` blocks of activations.
 #[inline(always)]
-fn tile<S: Simd, const T: usize>(s: S, panel: &Int8Panel, x: &[Block; T], mut sums: [S::V; T]) -> [S::V; T] {
-    let mut totals = [s.zero_int(); T];
+fn totals<S: Simd, const P: usize, const T: usize>(
+    s: S,
+    panels: [&Int8Panel; P],
+    x: &[Block; T],
+) -> [[S::Int; P]; T] {
+    let mut totals = [[s.zero_int(); P]; T];
     for t in 0..T {
-        totals[t] = s.start_signed(x[t].total);
+        totals[t] = [s.start_signed(x[t].total); P];
     }
-    for (i, quads) in panel.codes.as_chunks::<8>().0.iter().enumerate() {
-        for j in 0..8 {
-            let w = s.load_signed(&quads[j]);
+    for i in 0..ACTIVATION_BLOCK / 8 {
+        for j in 0..2 {
+            let quad = 2 * i + j;
+            let mut w = [s.load_signed(&panels[0].codes[quad]); P];
+            for p in 1..P {
+                w[p] = s.load_signed(&panels[p].codes[quad]);
+            }
             for t in 0..T {
-                totals[t] = s.multiply_signed(totals[t], w, x[t].codes[i][j]);
+                for p in 0..P {
+                    totals[t][p] = s.multiply_signed(totals[t][p], w[p], x[t].codes[i / 4][2 * (i % 4) + j]);
+                }
             }
         }
     }
-    let units = s.load(&panel.units);
-    for t in 0..T {
-        let scale = s.mul(units, s.splat(x[t].scale));
-        sums[t] = s.fma(s.int_to_f32(totals[t]), scale, sums[t]);
-    }
-    sums
+    totals
+}
+
+/// `sum` and what `total` of a panel and a block stands for.
+#[inline(always)]
+fn add<S: Simd>(s: S, panel: &Int8Panel, x: &Block, total: S::Int, sum: S::V) -> S::V {
+    let scale = s.mul(s.load(&panel.units), s.splat(x.scale));
+    s.fma(s.int_to_f32(total), scale, sum)
 }

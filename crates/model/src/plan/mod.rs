@@ -47,7 +47,8 @@ pub struct Wish {
 pub enum StepSize {
     /// So many.
     Given(usize),
-    /// As suits where the experts are: more of them share a read where they come from disk.
+    /// As suits where the experts are and what memory there is: the more tokens, the more of them share the way through
+    /// an expert.
     Chosen,
 }
 
@@ -58,6 +59,8 @@ pub struct Plan {
     pub wish: Wish,
     /// Tokens of one step.
     pub chunk: usize,
+    /// Tokens of a step while a sequence waits for its next token.
+    pub chunk_answering: usize,
     /// Bytes of all weights that stay in memory but routed experts; with all of those, if they stay as well.
     pub weights: u64,
     /// Bytes of the states of all slots at full context.
@@ -85,14 +88,18 @@ pub struct TooLittle {
     pub slots: Option<usize>,
 }
 
-/// Tokens of a step where all weights are in memory: more would make others wait longer and gain nothing.
+/// Tokens of a step where all weights are in memory: so many while others wait for their next token, or where there is
+/// no room for more.
 const CHUNK_LOADED: usize = 512;
+/// The same while nobody waits. At true width, steps of 512, 1,024, 2,048 and 4,096 tokens read a prompt of 4,096 in the
+/// ratio 1 : 1.09 : 1.15 : 1.15; longer ones would make a newcomer wait for nothing.
+const CHUNK_LOADED_ALONE: usize = 2048;
 /// Where experts come from disk, a step reads almost all of them, however few its tokens.
 const CHUNK_STREAMED: usize = 4096;
-/// Tokens by which such a step is smaller where it has to be.
+/// Tokens by which a step is smaller where it has to be.
 const CHUNK_UNIT: usize = 16;
-/// The share of the memory that the workspace of such a large step may take. It is set apart whole, also where the chunk
-/// leaves some of it: with more memory there are then never fewer experts.
+/// The share of the memory that the workspace of a large step may take. Where experts come from disk, it is set apart
+/// whole, also where the chunk leaves some of it: with more memory there are then never fewer experts.
 const WORKSPACE_SHARE: f64 = 0.12;
 /// The shortest context worth telling of.
 const CONTEXT_LEAST: usize = 256;
@@ -125,24 +132,30 @@ pub fn plan(stock: &Stock, wish: Wish) -> Result<Plan, TooLittle> {
 }
 
 fn lay_out(stock: &Stock, wish: Wish) -> Option<Plan> {
-    let chunk = match wish.chunk {
-        StepSize::Chosen => longest_step(&wish, CHUNK_LOADED),
-        StepSize::Given(tokens) => tokens,
-    };
-    let loaded = Plan {
+    let memory = wish.memory.unwrap_or(u64::MAX);
+    load(stock, wish, memory).or_else(|| {
+        let (chunk, workspace) = streamed_step(stock, &wish, memory);
+        stock.can_stream().then(|| stream(stock, wish, chunk, workspace, memory))?
+    })
+}
+
+/// All in memory, if it fits.
+fn load(stock: &Stock, wish: Wish, memory: u64) -> Option<Plan> {
+    let plan = |chunk: usize| Plan {
+        chunk_answering: chunk.min(CHUNK_LOADED),
         weights: stock.loaded(),
         workspace: workspace::step(stock, &wish, chunk),
         ..outline(stock, wish, chunk)
     };
-    let memory = wish.memory.unwrap_or(u64::MAX);
-    if loaded.total() <= memory {
-        return Some(loaded);
-    }
-    if !stock.can_stream() {
-        return None;
-    }
-    let (chunk, workspace) = streamed_step(stock, &wish, memory);
-    stream(stock, wish, chunk, workspace, memory)
+    let fits = |plan: &Plan| plan.total() <= memory;
+    let chunk = match wish.chunk {
+        StepSize::Given(chunk) => chunk,
+        StepSize::Chosen => chosen_step(&wish, CHUNK_LOADED_ALONE, |chunk| {
+            let plan = plan(chunk);
+            fits(&plan) && plan.workspace <= workspace_share(memory)
+        }),
+    };
+    Some(plan(chunk)).filter(fits)
 }
 
 /// Tokens of a step where experts come from disk, and the workspace set apart for it.
@@ -151,15 +164,25 @@ fn streamed_step(stock: &Stock, wish: &Wish, memory: u64) -> (usize, u64) {
     match wish.chunk {
         StepSize::Given(chunk) => (chunk, bytes(chunk)),
         StepSize::Chosen => {
-            let share = (WORKSPACE_SHARE * memory as f64) as u64;
-            let fits = |units: usize| bytes(units * CHUNK_UNIT) <= share;
-            let longest = longest_step(wish, CHUNK_STREAMED);
-            let (least, most_units) =
-                (longest.min(CHUNK_LOADED).div_ceil(CHUNK_UNIT), longest.div_ceil(CHUNK_UNIT));
-            let chunk = most(least, most_units, fits).unwrap_or(least) * CHUNK_UNIT;
-            (chunk, bytes(chunk).max(share.min(bytes(longest))))
+            let share = workspace_share(memory);
+            let chunk = chosen_step(wish, CHUNK_STREAMED, |chunk| bytes(chunk) <= share);
+            (chunk, bytes(chunk).max(share.min(bytes(longest_step(wish, CHUNK_STREAMED)))))
         }
     }
+}
+
+/// What the workspace of a large step may take of the memory.
+fn workspace_share(memory: u64) -> u64 {
+    (WORKSPACE_SHARE * memory as f64) as u64
+}
+
+/// The longest step up to `most_tokens` that fits; [`CHUNK_LOADED`] if none does.
+fn chosen_step(wish: &Wish, most_tokens: usize, fits: impl Fn(usize) -> bool) -> usize {
+    let longest = longest_step(wish, most_tokens);
+    let in_units = |tokens: usize| tokens.div_ceil(CHUNK_UNIT);
+    let least = in_units(longest.min(CHUNK_LOADED));
+    let units = most(least, in_units(longest), |units| fits(units * CHUNK_UNIT)).unwrap_or(least);
+    longest.min(units * CHUNK_UNIT)
 }
 
 /// No step has more tokens than all sequences together.
@@ -172,6 +195,7 @@ fn outline(stock: &Stock, wish: Wish, chunk: usize) -> Plan {
     Plan {
         wish,
         chunk,
+        chunk_answering: chunk,
         weights: 0,
         kv: states(&stock.config, &wish),
         workspace: 0,

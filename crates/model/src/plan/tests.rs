@@ -85,7 +85,21 @@ fn what_is_refused_comes_with_settings_that_fit_and_no_less_do() {
 fn without_a_ceiling_everything_is_loaded() {
     let all = plan(&flash(), Wish { memory: None, ..wish(0) }).expect("there is no ceiling");
     assert!(all.streaming.is_none() && all.read_bytes_per_token == 0.0);
-    assert!(all.weights > 155_000_000_000 && all.chunk == CHUNK_LOADED);
+    assert!(all.weights > 155_000_000_000 && all.chunk == CHUNK_LOADED_ALONE);
+    assert_eq!(all.chunk_answering, CHUNK_LOADED);
+}
+
+#[test]
+fn steps_are_long_where_memory_is_left_for_them_and_never_at_the_price_of_reading_from_disk() {
+    let stock = flash();
+    let least = least(0, 200 * GIB, |memory| load(&stock, wish(memory), memory).is_some());
+    let tight = plan(&stock, wish(least)).expect("it fits");
+    assert!(tight.streaming.is_none());
+    assert_eq!((tight.chunk, tight.chunk_answering), (CHUNK_LOADED, CHUNK_LOADED));
+    let roomy = plan(&stock, wish(least + 10 * GIB)).expect("it fits");
+    assert_eq!((roomy.chunk, roomy.chunk_answering), (CHUNK_LOADED_ALONE, CHUNK_LOADED));
+    let short = plan(&stock, Wish { context: 100, slots: 1, ..wish(200 * GIB) }).expect("it fits");
+    assert_eq!((short.chunk, short.chunk_answering), (100, 100));
 }
 
 /// The matrices of a model that are packed.
