@@ -62,8 +62,10 @@ fn nats_per_token_are_the_loss_of_training() {
     );
     let report = bpb::run(&calf.reader(), &passages, &calf.tokenizer, &mut |_, _| {}).expect("read");
 
-    let mut pass =
-        calf.model.training_pass(&[&document.tokens], false, KvFormat::F32, &calf.compute).expect("a pass");
+    let mut pass = calf
+        .model
+        .training_pass(&[&document.tokens], false, KvFormat::F32, None, &calf.compute)
+        .expect("a pass");
     let targets = Targets::next(&[document]);
     let want = cross_entropy_of(&calf.compute, &mut pass.logits, &targets, 0.0) / targets.count() as f64;
     let Cell::Estimate(nats) = cell(&report, "nats per token") else { panic!("an estimate") };
@@ -78,7 +80,7 @@ fn the_block_is_compared_with_what_the_model_says_one_token_later() {
     let tokens: &[TokenId] = &passages.list[0].document.tokens;
     let report = mtp::run(&calf.reader(), &passages, &[], 40, &mut |_, _| {}).expect("read");
 
-    let pass = calf.model.training_pass(&[tokens], true, KvFormat::F32, &calf.compute).expect("a pass");
+    let pass = calf.model.training_pass(&[tokens], true, KvFormat::F32, None, &calf.compute).expect("a pass");
     let said = |logits: &Matrix| logits.view().iter().map(argmax).collect::<Vec<_>>();
     let (model, block) = (said(&pass.logits), said(pass.mtp_logits.as_ref().expect("a block")));
     // Row t of the block and row t + 1 of the model are both about token t + 2; the last of the model is about none.

@@ -1,5 +1,7 @@
 //! What a step runs on, and who looks on.
 
+use std::slice;
+
 use cuvier_kernels::{Compute, Lent, Number};
 use cuvier_tensor::Matrix;
 
@@ -19,23 +21,38 @@ pub struct Ctx<'a> {
     pub compute: &'a Compute,
     probe: Option<&'a mut dyn Probe>,
     kept: Option<&'a mut Kept>,
+    /// For the routers by score that are still to come.
+    chosen: Option<slice::Iter<'a, Matrix<u16>>>,
     layer: String,
 }
 
 impl<'a> Ctx<'a> {
     /// Runs without a probe.
     pub fn new(compute: &'a Compute) -> Self {
-        Self { compute, probe: None, kept: None, layer: String::new() }
+        Self { compute, probe: None, kept: None, chosen: None, layer: String::new() }
     }
 
     /// Runs with a probe.
     pub fn with_probe(compute: &'a Compute, probe: &'a mut dyn Probe) -> Self {
-        Self { compute, probe: Some(probe), kept: None, layer: String::new() }
+        Self { probe: Some(probe), ..Self::new(compute) }
     }
 
     /// Runs with a place for what a backward pass needs.
     pub(crate) fn keeping(compute: &'a Compute, kept: &'a mut Kept) -> Self {
-        Self { compute, probe: None, kept: Some(kept), layer: String::new() }
+        Self { kept: Some(kept), ..Self::new(compute) }
+    }
+
+    /// Routers by score take these experts, one matrix a router, instead of choosing.
+    pub(crate) fn choosing(self, chosen: Option<&'a [Matrix<u16>]>) -> Self {
+        Self { chosen: chosen.map(<[_]>::iter), ..self }
+    }
+
+    /// The experts that the router which comes now is to take, if it is not to choose.
+    ///
+    /// # Panics
+    /// If there are some for routers, and none for this one.
+    pub(crate) fn chosen(&mut self) -> Option<&'a Matrix<u16>> {
+        self.chosen.as_mut().map(|chosen| chosen.next().expect("experts for every router by score"))
     }
 
     /// Keeps something for the backward pass, if there will be one.

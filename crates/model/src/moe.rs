@@ -129,17 +129,16 @@ impl Moe {
         let mut logits = ctx.matrix(tokens.len(), self.gate.weight.rows());
         gemm(ctx.compute, x, &self.gate.weight, logits.view_mut());
         ctx.probe("ffn.gate", &logits);
+        let (logits, factor) = (logits.view(), self.routed_scaling_factor);
         let routing = match &self.gate.selection {
-            Selection::Score { bias } => route_by_score(
-                ctx.compute,
-                logits.view(),
-                bias,
-                self.num_experts_per_tok,
-                self.routed_scaling_factor,
-            ),
-            Selection::Hash { tid2eid } => {
-                route_by_hash(ctx.compute, logits.view(), tid2eid, tokens, self.routed_scaling_factor)
-            }
+            Selection::Score { bias } => match ctx.chosen() {
+                None => route_by_score(ctx.compute, logits, bias, self.num_experts_per_tok, factor),
+                Some(ids) => {
+                    let rows: Vec<u32> = (0..ids.rows() as u32).collect();
+                    route_by_hash(ctx.compute, logits, ids, &rows, factor)
+                }
+            },
+            Selection::Hash { tid2eid } => route_by_hash(ctx.compute, logits, tid2eid, tokens, factor),
         };
         ctx.probe_ids("ffn.experts", &routing.ids);
         routing

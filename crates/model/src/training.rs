@@ -68,14 +68,19 @@ pub struct Losses {
 impl Transformer {
     /// Computes the logits of whole sequences, none of which sees another, and keeps what the way back needs. With
     /// [`KvFormat::Fp8`] keys and index keys are rounded as in the official caches, and gradients pass straight through.
+    /// With `chosen`, routers by score take these experts, as [`TrainingPass::chosen`] gave them, instead of choosing.
     ///
     /// # Errors
     /// If a sequence is empty, or does not fit the vocabulary or the context.
+    ///
+    /// # Panics
+    /// If what is chosen is of other sequences or another shape.
     pub fn training_pass(
         &self,
         sequences: &[&[TokenId]],
         with_mtp: bool,
         kv: KvFormat,
+        chosen: Option<&[Matrix<u16>]>,
         compute: &Compute,
     ) -> Result<TrainingPass, ModelError> {
         let chunks = sequences.iter().zip(0..).map(|(tokens, id)| Chunk {
@@ -88,13 +93,15 @@ impl Transformer {
         let mut kept = Kept::default();
         let output = {
             let mut states: Vec<_> = states.iter_mut().collect();
-            self.forward(&batch, &mut states, &mut Ctx::keeping(compute, &mut kept))?
+            self.forward(&batch, &mut states, &mut Ctx::keeping(compute, &mut kept).choosing(chosen))?
         };
         let backbone =
             Part::new(sequences.iter().map(|tokens| tokens.iter()), kept, (*output.streams).clone(), kv);
         let (mtp, mtp_logits) = match &self.mtp {
             Some(mtp) if with_mtp && sequences.iter().any(|tokens| tokens.len() > 1) => {
-                let (part, logits) = self.mtp_pass(mtp, sequences, &backbone, compute)?;
+                let by_score = self.layers.iter().filter(|layer| layer.ffn.routes_by_score()).count();
+                let chosen = chosen.map(|chosen| &chosen[by_score..]);
+                let (part, logits) = self.mtp_pass(mtp, sequences, &backbone, chosen, compute)?;
                 (Some(part), Some(logits))
             }
             _ => (None, None),
@@ -187,6 +194,7 @@ impl Transformer {
         mtp: &Mtp,
         sequences: &[&[TokenId]],
         backbone: &Part,
+        chosen: Option<&[Matrix<u16>]>,
         compute: &Compute,
     ) -> Result<(Part, Lent), ModelError> {
         let mut kept = Kept::default();
@@ -197,7 +205,7 @@ impl Transformer {
         let angles = self.tables.sliding.angles(compute, &part.positions);
         let from_backbone = backbone.streams_with_next();
         let (logits, streams) = {
-            let mut ctx = Ctx::keeping(compute, &mut kept);
+            let mut ctx = Ctx::keeping(compute, &mut kept).choosing(chosen);
             mtp.run(self, &from_backbone, &part.step(&angles), &mut states, &mut ctx)?
         };
         (part.kept, part.streams) = (kept, streams);
@@ -233,18 +241,32 @@ impl TrainingPass {
     /// How many tokens each expert of each layer got, under the name of what the router has beside weights: `gate.bias`
     /// where it goes by score, `gate.tid2eid` where it goes by hash.
     pub fn loads(&self, model: &Transformer) -> Vec<(String, Vec<u64>)> {
-        let layers = model.layers.iter().zip(&self.backbone.kept.routings).enumerate();
-        let layers = layers.map(|(index, (layer, routing))| (format!("layers.{index}"), layer, routing));
-        let mtp = model.mtp.iter().map(|mtp| &mtp.layer);
-        let mtp = mtp.zip(self.mtp.iter().flat_map(|part| &part.kept.routings));
-        let mtp = mtp.map(|(layer, routing)| ("mtp.0".to_owned(), layer, routing));
         let of = |(prefix, layer, routing): (String, &Layer, &Routing)| {
             let mut load = vec![0; layer.ffn.experts.len()];
             routing.ids.data().iter().for_each(|&id| load[usize::from(id)] += 1);
             let by = if layer.ffn.routes_by_score() { "bias" } else { "tid2eid" };
             (format!("{prefix}.ffn.gate.{by}"), load)
         };
-        layers.chain(mtp).map(of).collect()
+        self.routings(model).map(of).collect()
+    }
+
+    /// The experts that the routers by score chose, `[tokens, num_experts_per_tok]` each, in the order of the layers, the
+    /// MTP block last.
+    pub fn chosen(&self, model: &Transformer) -> Vec<Matrix<u16>> {
+        let by_score = self.routings(model).filter(|(_, layer, _)| layer.ffn.routes_by_score());
+        by_score.map(|(_, _, routing)| (*routing.ids).clone()).collect()
+    }
+
+    /// Each layer, under the prefix of its tensors, and where it sent the tokens.
+    fn routings<'a>(
+        &'a self,
+        model: &'a Transformer,
+    ) -> impl Iterator<Item = (String, &'a Layer, &'a Routing)> {
+        let layers = model.layers.iter().zip(&self.backbone.kept.routings).enumerate();
+        let layers = layers.map(|(index, (layer, routing))| (format!("layers.{index}"), layer, routing));
+        let mtp = model.mtp.iter().map(|mtp| &mtp.layer);
+        let mtp = mtp.zip(self.mtp.iter().flat_map(|part| &part.kept.routings));
+        layers.chain(mtp.map(|(layer, routing)| ("mtp.0".to_owned(), layer, routing)))
     }
 }
 

@@ -30,6 +30,9 @@ pub struct StepMetrics {
     /// The same of hash layers, which nothing balances.
     #[serde(deserialize_with = "number")]
     pub max_violation_hash: f64,
+    /// Whether weights of some steps before chose the experts: see [`crate::trainer::Anticipation`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_anticipated: bool,
     /// Tokens of the step by its seconds.
     #[serde(deserialize_with = "number")]
     pub tokens_per_second: f64,
@@ -165,6 +168,7 @@ pub(crate) mod tests {
             grad_norm: 0.7,
             max_violation: 0.5,
             max_violation_hash: 0.9,
+            is_anticipated: step == 3,
             tokens_per_second: 1e4,
             seconds: 0.01 * step as f64,
         }

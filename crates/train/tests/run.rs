@@ -33,13 +33,20 @@ fn data(folder: &Path) -> PathBuf {
     out
 }
 
+/// In every step behind the third, the experts are those that weights of up to two steps before chose.
+const ANTICIPATION: &str =
+    "[anticipation]\nwindow_steps = 3\nspike = -1000.0\ndelay_steps = 2\nfor_steps = 100\n";
+
 fn config(folder: &Path, data: &Path, out: &str) -> (TrainConfig, String) {
-    let text = format!(
+    let mut text = format!(
         "preset = \"nano\"\ndata = {:?}\nout = {:?}\nsteps = 6\ntokens_per_step = 500\nmax_len = 200\nseed = 5\n\
          [schedule]\nwarmup_steps = 2\n[checkpoint]\nevery_steps = 4\n",
         data.display(),
         folder.join(out).display(),
     );
+    if out.starts_with("anticipating") {
+        text = text.replace("steps = 6", "steps = 8") + ANTICIPATION;
+    }
     let mut config = TrainConfig::parse(&text, "test.toml").expect("a configuration");
     // Runs that are compared have one text; only the folder differs.
     let text = text.replace(out, "run");
@@ -95,6 +102,23 @@ fn a_run_is_the_same_bits_again_on_other_threads_and_after_a_stop() {
     let Outcome::Done(model) = done else { panic!("{done:?}") };
     let checkpoint = Checkpoint::open(&model).expect("every verb opens it");
     assert_eq!(checkpoint.config().num_hidden_layers, 6);
+}
+
+#[test]
+fn a_run_that_anticipates_its_experts_goes_on_with_the_ones_it_had_chosen() {
+    let folder = TempDir::new().expect("a folder");
+    let data = data(folder.path());
+    run(folder.path(), &data, "anticipating", 1, false, u64::MAX);
+    let want = last(folder.path(), "anticipating");
+    let metrics = read_metrics(&folder.path().join("anticipating").join(METRICS)).expect("metrics");
+    let is_anticipated: Vec<bool> = metrics.iter().map(|step| step.is_anticipated).collect();
+    assert_eq!(is_anticipated, [false, false, false, false, true, true, true, true]);
+    for stop_after in [2, 4, 5, 7] {
+        let out = format!("anticipating{stop_after}");
+        run(folder.path(), &data, &out, 2, false, stop_after);
+        run(folder.path(), &data, &out, 2, true, u64::MAX);
+        assert!(last(folder.path(), &out) == want, "stopped after {stop_after}, the run is another");
+    }
 }
 
 #[test]

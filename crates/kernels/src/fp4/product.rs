@@ -7,7 +7,7 @@ use cuvier_tensor::formats::FP4_BLOCK;
 use super::panel::Strip;
 use super::rows::{self, FourSums};
 use super::{BLOCK_BYTES, BlocksRef, Fp4Matrix, Panel, Range, SCALES, Sink};
-use crate::simd::{FourBlocks, LANES, Lanes, Simd};
+use crate::simd::{FourBlocks, LANES, Lanes, Simd, copy_lanes};
 use crate::{ACTIVATION_BLOCK, Isa, Vectorized};
 
 /// Blocks of columns that weights are asked for before they are needed.
@@ -34,10 +34,7 @@ pub(crate) fn product(isa: Isa, x: BlocksRef<'_>, w: Fp4Matrix<'_>, rows: Range<
         lanes.resize(x.tokens() * strips, Lanes::ZERO);
         isa.dispatch(Product { x, w, rows, out: lanes, copy, sums });
         for (token, out) in out.chunks_exact_mut(n_rows).enumerate() {
-            let lanes = lanes[token..].iter().step_by(x.tokens());
-            for (out, lanes) in out.chunks_mut(LANES).zip(lanes) {
-                out.copy_from_slice(&lanes.0[..out.len()]);
-            }
+            copy_lanes(lanes[token..].iter().step_by(x.tokens()), out);
         }
     });
 }

@@ -8,7 +8,7 @@ use cuvier_tensor::{Int8Panel, PANEL_ROWS};
 
 use super::Range;
 use crate::fp4::{Block, BlocksRef};
-use crate::simd::{LANES, Lanes, Simd};
+use crate::simd::{LANES, Lanes, Simd, copy_lanes};
 use crate::{ACTIVATION_BLOCK, Isa, Vectorized};
 
 /// Strips of sixteen rows, one after the other.
@@ -19,7 +19,7 @@ pub(crate) struct Strips<'a> {
 }
 
 thread_local! {
-    /// `[tokens, strips]`, kept from one product to the next.
+    /// `[strips, tokens]`, kept from one product to the next.
     static SUMS: RefCell<Vec<Lanes>> = RefCell::default();
 }
 
@@ -49,12 +49,14 @@ pub(crate) fn product(isa: Isa, x: BlocksRef<'_>, w: Strips<'_>, rows: Range<usi
         sums.clear();
         sums.resize(x.tokens() * strips, Lanes::ZERO);
         isa.dispatch(Product { x, panels, strips, sums });
-        for (out, sums) in out.chunks_exact_mut(rows.len()).zip(sums.chunks_exact(strips)) {
-            let (head, rest) = out.split_at_mut(rows.len().min(LANES - skipped));
-            head.copy_from_slice(&sums[0].0[skipped..][..head.len()]);
-            for (out, sums) in rest.chunks_mut(LANES).zip(&sums[1..]) {
-                out.copy_from_slice(&sums.0[..out.len()]);
+        for (token, out) in out.chunks_exact_mut(rows.len()).enumerate() {
+            let mut sums = sums[token..].iter().step_by(x.tokens());
+            let (head, rest) = out.split_at_mut(rows.len().min(LANES - skipped) % LANES);
+            if !head.is_empty() {
+                let first = sums.next().expect("a strip");
+                head.copy_from_slice(&first.0[skipped..][..head.len()]);
             }
+            copy_lanes(sums, rest);
         }
     });
 }
@@ -63,6 +65,7 @@ struct Product<'a, 'o> {
     x: BlocksRef<'a>,
     panels: &'a [Int8Panel],
     strips: usize,
+    /// `[strips, tokens]`.
     sums: &'o mut [Lanes],
 }
 
@@ -84,7 +87,7 @@ impl Vectorized for Product<'_, '_> {
         let mut strip = 0;
         while strip < self.strips {
             strip += match self.strips - strip {
-                2.. if S::ACCUMULATORS >= 16 => self.strips::<S, 2, 8>(s, strip),
+                4.. if S::ACCUMULATORS >= 24 => self.strips::<S, 4, 6>(s, strip),
                 _ if S::ACCUMULATORS >= 16 => self.strips::<S, 1, 8>(s, strip),
                 _ => self.strips::<S, 1, 4>(s, strip),
             };
@@ -148,11 +151,12 @@ impl Product<'_, '_> {
         }
         let x = self.x.block(block)[first..].first_chunk::<T>().expect("as many tokens");
         let totals = totals::<S, P, T>(s, panels, x);
-        for t in 0..T {
-            let sums = &mut self.sums[(first + t) * self.strips + strip..][..P];
-            for p in 0..P {
-                let sum = add(s, panels[p], &x[t], totals[t][p], s.load(&sums[p].0));
-                s.store(sum, &mut sums[p].0);
+        for p in 0..P {
+            let at = (strip + p) * self.x.tokens() + first;
+            let sums = self.sums[at..].first_chunk_mut::<T>().expect("a place for each");
+            for t in 0..T {
+                let sum = add(s, panels[p], &x[t], totals[t][p], s.load(&sums[t].0));
+                s.store(sum, &mut sums[t].0);
             }
         }
     }

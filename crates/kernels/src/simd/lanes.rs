@@ -25,3 +25,17 @@ impl Lanes {
         unsafe { std::slice::from_raw_parts_mut(lanes.as_mut_ptr().cast(), lanes.len() * LANES) }
     }
 }
+
+/// Fills `out` with the numbers of `lanes`, the last of which may have more than are left.
+///
+/// # Panics
+/// If `lanes` has too few.
+pub fn copy_lanes<'a>(mut lanes: impl Iterator<Item = &'a Lanes>, out: &mut [f32]) {
+    let (whole, rest) = out.as_chunks_mut::<LANES>();
+    for out in whole {
+        *out = lanes.next().expect("lanes for all numbers").0;
+    }
+    if !rest.is_empty() {
+        rest.copy_from_slice(&lanes.next().expect("lanes for all numbers").0[..rest.len()]);
+    }
+}

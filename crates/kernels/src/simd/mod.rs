@@ -20,7 +20,7 @@ use crate::isa::Vectorized;
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
-pub use lanes::Lanes;
+pub use lanes::{Lanes, copy_lanes};
 pub use quads::{E2M1_OFFSET, FourBlocks, QuadBytes, Quads};
 pub use scalar::Scalar;
 pub use signed::SignedQuads;

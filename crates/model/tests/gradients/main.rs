@@ -61,7 +61,7 @@ fn gradients(case: &mut Case, mtp: f32, compute: &Compute) -> (f64, Parameters) 
     let documents: Vec<&[TokenId]> = case.documents.iter().map(Vec::as_slice).collect();
     let mut sums = case.model.parameters(compute).zeros_like();
     let pass =
-        case.model.training_pass(&documents, mtp > 0.0, KvFormat::F32, compute).expect("the pass runs");
+        case.model.training_pass(&documents, mtp > 0.0, KvFormat::F32, None, compute).expect("the pass runs");
     let (loss, dlogits) = loss(&documents, pass_logits(&pass), mtp, compute);
     case.model.backward(&pass, dlogits, &Objective::default(), &mut sums, compute);
     (loss, sums)
@@ -180,7 +180,10 @@ fn later_tokens_and_other_documents_change_no_earlier_logits() {
     let pass = |documents: &[Vec<TokenId>]| {
         let documents: Vec<&[TokenId]> = documents.iter().map(Vec::as_slice).collect();
         pass_logits(
-            &case.model.training_pass(&documents, true, KvFormat::F32, &compute).expect("the pass runs"),
+            &case
+                .model
+                .training_pass(&documents, true, KvFormat::F32, None, &compute)
+                .expect("the pass runs"),
         )
     };
     let (before, ahead_before) = pass(&case.documents);
@@ -198,5 +201,33 @@ fn later_tokens_and_other_documents_change_no_earlier_logits() {
         for row in (0..changed - 1).chain(first - 1..before.rows()) {
             assert_eq!(before.row(row), after.row(row), "token {changed} reaches row {row} of the MTP block");
         }
+    }
+}
+
+#[test]
+fn experts_that_were_chosen_before_are_taken_and_weighed_by_the_scores_of_now() {
+    let case = Case::load("sparse");
+    let compute = compute(1);
+    let documents: Vec<&[TokenId]> = case.documents.iter().map(Vec::as_slice).collect();
+    let pass = |chosen: Option<&[Matrix<u16>]>| {
+        case.model.training_pass(&documents, true, KvFormat::F32, chosen, &compute).expect("the pass runs")
+    };
+    let free = pass(None);
+    let chosen = free.chosen(&case.model);
+    let bound = pass(Some(&chosen));
+    assert!(pass_logits(&bound) == pass_logits(&free), "the same experts give other logits");
+
+    // Everyone's experts, one number further.
+    let n_experts = case.model.config().n_routed_experts as u16;
+    let mut others = chosen;
+    others.iter_mut().flat_map(Matrix::data_mut).for_each(|id| *id = (*id + 1) % n_experts);
+    let other = pass(Some(&others));
+    assert!(pass_logits(&other) != pass_logits(&free), "other experts give the same logits");
+    for ((name, before), (_, after)) in free.loads(&case.model).into_iter().zip(other.loads(&case.model)) {
+        let mut want = before.clone();
+        if name.ends_with(".bias") {
+            want.rotate_right(1);
+        }
+        assert_eq!(after, want, "{name}");
     }
 }

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use crate::optim::OptimizerOptions;
 use crate::optim::schedule::ScheduleOptions;
+use crate::trainer::AnticipationOptions;
 
 pub use distill::{DistillConfig, Teacher};
 pub use grpo::{GrpoConfig, Reward};
@@ -46,6 +47,8 @@ pub struct TrainConfig {
     pub loss: LossWeights,
     /// Rounding in the forward pass. `None`: none.
     pub qat: Option<Qat>,
+    /// Early choice of experts after a spike of the loss. `None`: never.
+    pub anticipation: Option<AnticipationOptions>,
     /// A checkpoint is written after every so many steps; one is always written at the end.
     pub checkpoint_every_steps: u64,
     /// How the numbers of the finished model are written.

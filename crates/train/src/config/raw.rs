@@ -33,6 +33,7 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) balance: RawBalance,
     pub(super) qat: Option<RawQat>,
+    pub(super) anticipation: Option<RawAnticipation>,
     #[serde(default)]
     pub(super) checkpoint: RawCheckpoint,
 }
@@ -93,6 +94,15 @@ pub(super) struct RawQat {
     pub(super) experts: Key<bool>,
     pub(super) indexer: Key<bool>,
     pub(super) linears: Key<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawAnticipation {
+    pub(super) window_steps: Key<u64>,
+    pub(super) spike: Key<f64>,
+    pub(super) delay_steps: Key<u64>,
+    pub(super) for_steps: Key<u64>,
 }
 
 #[derive(Default, Deserialize)]

@@ -7,11 +7,12 @@ use cuvier_weights::{Precision, WeightsError};
 use serde_json::Map;
 use toml::Spanned;
 
-use super::raw::{Raw, RawLoss, RawOptimizer, RawQat, RawSchedule, RawStage};
+use super::raw::{Raw, RawAnticipation, RawLoss, RawOptimizer, RawQat, RawSchedule, RawStage};
 use super::source::Source;
 use super::{ConfigError, LossWeights, ModelChoice, Preset, Qat, RunLength, TrainConfig, Vocabulary};
 use crate::optim::schedule::{Ramp, ScheduleOptions, Stage, StageAttention};
 use crate::optim::{AdamWOptions, MatrixRule, MuonOptions, OptimizerOptions};
+use crate::trainer::AnticipationOptions;
 
 /// What of a shape a configuration may change. The vocabulary is the tokenizer's.
 const MODEL_KEYS: [&str; 27] = [
@@ -77,6 +78,7 @@ pub(super) fn read(text: &str, file: &str) -> Result<TrainConfig, ConfigError> {
             indexer: source.within("loss.indexer", &raw.loss.indexer, 1.0, 0.0..=100.0)? as f32,
         },
         qat: raw.qat.as_ref().map(|qat| self::qat(&source, qat)).transpose()?,
+        anticipation: raw.anticipation.as_ref().map(|raw| anticipation(&source, raw)).transpose()?,
         checkpoint_every_steps: source.within(
             "checkpoint.every_steps",
             &raw.checkpoint.every_steps,
@@ -299,6 +301,16 @@ fn qat(source: &Source<'_>, raw: &RawQat) -> Result<Qat, ConfigError> {
         experts: is_on(&raw.experts, true),
         indexer: is_on(&raw.indexer, true),
         linears: is_on(&raw.linears, false),
+    })
+}
+
+fn anticipation(source: &Source<'_>, raw: &RawAnticipation) -> Result<AnticipationOptions, ConfigError> {
+    let window = source.within("anticipation.window_steps", &raw.window_steps, 50, 3..=10_000)?;
+    Ok(AnticipationOptions {
+        window_steps: window as usize,
+        spike: source.within("anticipation.spike", &raw.spike, 6.0, -1000.0..=1000.0)?,
+        delay_steps: source.within("anticipation.delay_steps", &raw.delay_steps, 4, 1..=1000)?,
+        for_steps: source.within("anticipation.for_steps", &raw.for_steps, 100, 1..=COUNT_MAX)?,
     })
 }
 

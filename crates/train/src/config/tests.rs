@@ -1,6 +1,7 @@
 use super::*;
 use crate::optim::schedule::{Ramp, StageAttention};
 use crate::optim::{AdamWOptions, MatrixRule, MuonOptions};
+use crate::trainer::AnticipationOptions;
 use cuvier_types::TokenId;
 use cuvier_weights::{Precision, inventory};
 
@@ -30,7 +31,7 @@ fn what_is_not_said_is_as_deepseek_v4_was_trained() {
         (MuonOptions::default(), AdamWOptions::default())
     );
     assert_eq!((config.clip, config.schedule.mtp_weight, config.loss.balance), (1.0, [0.3, 0.1], 1e-4));
-    assert_eq!(config.qat, None);
+    assert_eq!((config.qat, config.anticipation), (None, None));
     let attention: Vec<_> =
         config.schedule.stages.iter().map(|s| (s.until, s.max_len, s.attention)).collect();
     assert_eq!(attention, [(0.6, 512, StageAttention::Dense), (1.0, 512, StageAttention::Sparse)]);
@@ -94,6 +95,12 @@ speed = 0.001
 begin = 0.8
 indexer = false
 
+[anticipation]
+window_steps = 30
+spike = 5.0
+delay_steps = 8
+for_steps = 200
+
 [checkpoint]
 every_steps = 100
 "#,
@@ -118,6 +125,8 @@ every_steps = 100
     assert_eq!(lens, [256, 1024]);
     assert_eq!(config.loss, LossWeights { balance: 0.0, indexer: 0.5 });
     assert_eq!(config.qat, Some(Qat { begin: 0.8, experts: true, indexer: false, linears: false }));
+    let anticipation = AnticipationOptions { window_steps: 30, spike: 5.0, delay_steps: 8, for_steps: 200 };
+    assert_eq!(config.anticipation, Some(anticipation));
     assert_eq!(config.checkpoint_every_steps, 100);
 }
 
@@ -140,6 +149,10 @@ fn values_out_of_range_are_refused_with_line_key_and_range() {
         (
             "[schedule]\nramp_share = 0.5",
             "run.toml:5: `schedule.ramp_share` needs `schedule.ramp_from`, the tokens of the first step",
+        ),
+        (
+            "[anticipation]\ndelay_steps = 0",
+            "run.toml:5: `anticipation.delay_steps` is 0; it can be 1 to 1000",
         ),
         ("tokens = 5", "run.toml:4: only one of `steps`, `tokens` and `minutes` is possible"),
         (

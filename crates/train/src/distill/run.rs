@@ -238,7 +238,7 @@ impl<'a> Run<'a> {
     fn teachers_say(&self, batch: &Batch, sequences: &[&[TokenId]]) -> Result<Vec<Lent>, TrainError> {
         let say = |(&domain, &sequence): (&usize, &&[TokenId])| {
             let teacher = &self.domains[domain].teacher;
-            Ok(teacher.training_pass(&[sequence], false, KvFormat::F32, self.compute)?.logits)
+            Ok(teacher.training_pass(&[sequence], false, KvFormat::F32, None, self.compute)?.logits)
         };
         batch.domains.iter().zip(sequences).map(say).collect()
     }

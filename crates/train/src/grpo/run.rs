@@ -222,7 +222,8 @@ impl<'a> Run<'a> {
     /// Of each sequence, the log-probabilities of its tokens under the reference, row by row.
     fn under_reference(&self, sequences: &[&[TokenId]]) -> Result<Vec<Vec<f32>>, TrainError> {
         let of = |&sequence: &&[TokenId]| {
-            let mut pass = self.reference.training_pass(&[sequence], false, KvFormat::F32, self.compute)?;
+            let mut pass =
+                self.reference.training_pass(&[sequence], false, KvFormat::F32, None, self.compute)?;
             Ok(target_logprobs(self.compute, &mut pass.logits, &[sequence]))
         };
         sequences.iter().map(of).collect()

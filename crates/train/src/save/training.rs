@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cuvier_model::Parameters;
+use cuvier_tensor::Matrix;
 use cuvier_weights::ModelConfig;
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +16,14 @@ use super::tensors::{
 };
 use crate::optim::OptimizerState;
 use crate::routers::Routers;
+use crate::trainer::Anticipation;
 
 const CONFIG: &str = "config.json";
 const PARAMETERS: &str = "parameters.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const ROUTERS: &str = "routers.safetensors";
+/// Only of runs that look at their losses.
+const ANTICIPATION: &str = "anticipation.safetensors";
 const PROGRESS: &str = "training.json";
 
 /// The layout of this file's folders.
@@ -56,6 +60,8 @@ pub struct Saved<'a> {
     pub optimizer: &'a OptimizerState,
     /// Biases and tables.
     pub routers: &'a Routers,
+    /// Losses of the last steps, and experts of those to come.
+    pub anticipation: &'a Anticipation,
     /// Where the run is.
     pub progress: &'a Progress,
 }
@@ -71,6 +77,8 @@ pub struct Loaded {
     pub optimizer: OptimizerState,
     /// Biases and tables.
     pub routers: Routers,
+    /// Losses of the last steps, and experts of those to come.
+    pub anticipation: Anticipation,
     /// Where the run is.
     pub progress: Progress,
 }
@@ -81,6 +89,8 @@ struct ProgressFile {
     format: u64,
     progress: Progress,
     optimizer_steps: BTreeMap<String, u64>,
+    #[serde(default)]
+    anticipates_until: u64,
 }
 
 /// Read before the rest, which another format may not have.
@@ -100,6 +110,7 @@ impl Saved<'_> {
             format: FORMAT,
             progress: self.progress.clone(),
             optimizer_steps: self.optimizer.steps.clone(),
+            anticipates_until: self.anticipation.until,
         };
         let file = folder.join(PROGRESS);
         let progress =
@@ -109,6 +120,9 @@ impl Saved<'_> {
             write_parameters(&part.join(PARAMETERS), self.parameters)?;
             write_parameters(&part.join(OPTIMIZER), &self.optimizer.tensors)?;
             write_routers(&part.join(ROUTERS), self.routers)?;
+            if !self.anticipation.losses.is_empty() {
+                write_routers(&part.join(ANTICIPATION), &as_tensors(self.anticipation))?;
+            }
             write_file(&part.join(PROGRESS), progress.as_bytes())
         })?;
         let mut steps = steps_in(out)?;
@@ -142,8 +156,52 @@ impl Loaded {
         check_routers(&folder.join(ROUTERS), &config, &routers)?;
         let tensors = read_parameters(&folder.join(OPTIMIZER))?;
         let optimizer = OptimizerState { tensors, steps: progress.optimizer_steps };
-        Ok(Self { config, parameters, optimizer, routers, progress: progress.progress })
+        let anticipation = read_anticipation(&folder.join(ANTICIPATION), progress.anticipates_until)?;
+        Ok(Self { config, parameters, optimizer, routers, anticipation, progress: progress.progress })
     }
+}
+
+/// The losses under this name; the experts of a part and a router of a step under the three numbers.
+const LOSSES: &str = "losses";
+
+fn as_tensors(anticipation: &Anticipation) -> Routers {
+    let mut tensors = Routers::default();
+    tensors.biases.insert(LOSSES.to_owned(), anticipation.losses.clone());
+    for (step, parts) in &anticipation.chosen {
+        for (part, routers) in parts.iter().enumerate() {
+            for (router, ids) in routers.iter().enumerate() {
+                tensors.tables.insert(format!("{step}.{part}.{router}"), ids.clone());
+            }
+        }
+    }
+    tensors
+}
+
+/// Of a run that does not look at its losses there is no file.
+fn read_anticipation(path: &Path, until: u64) -> Result<Anticipation, SaveError> {
+    if !path.exists() {
+        return Ok(Anticipation { until, ..Anticipation::default() });
+    }
+    let Routers { mut biases, tables } = read_routers(path)?;
+    let mut anticipation =
+        Anticipation { until, losses: biases.remove(LOSSES).unwrap_or_default(), ..Anticipation::default() };
+    let mut in_order: BTreeMap<[u64; 3], Matrix<u16>> = BTreeMap::new();
+    for (name, ids) in tables {
+        let numbers: Vec<u64> = name.split('.').map_while(|number| number.parse().ok()).collect();
+        let place = numbers.try_into().map_err(|_| SaveError::tensor(path, &name, "is of no step"))?;
+        in_order.insert(place, ids);
+    }
+    for ([step, part, router], ids) in in_order {
+        let parts = anticipation.chosen.entry(step).or_default();
+        if router == 0 {
+            parts.push(Vec::new());
+        }
+        match parts.last_mut() {
+            Some(routers) if routers.len() as u64 == router => routers.push(ids),
+            _ => return Err(SaveError::tensor(path, &format!("{step}.{part}.{router}"), "follows on none")),
+        }
+    }
+    Ok(anticipation)
 }
 
 /// The checkpoint of a run with the most steps, if there is one.
@@ -190,7 +248,6 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use cuvier_kernels::{Compute, Isa};
-    use cuvier_tensor::Matrix;
     use cuvier_types::TokenId;
     use serde_json::json;
     use tempfile::TempDir;
@@ -205,6 +262,7 @@ mod tests {
         parameters: Parameters,
         optimizer: Optimizer,
         routers: Routers,
+        anticipation: Anticipation,
     }
 
     impl Run {
@@ -220,7 +278,11 @@ mod tests {
             for (at, bias) in (0_u8..).zip(routers.biases.values_mut()) {
                 bias[0] = 0.1 * f32::from(at);
             }
-            Self { config, parameters, optimizer, routers }
+            // Twelve parts, as their numbers do not come in the order of their names.
+            let chosen = (0..12).map(|part| vec![Matrix::from_vec(vec![part, 3], 2); 2]).collect();
+            let anticipation =
+                Anticipation { losses: vec![2.5, 0.1], until: 17, chosen: BTreeMap::from([(9, chosen)]) };
+            Self { config, parameters, optimizer, routers, anticipation }
         }
 
         fn write(&self, out: &Path, step: u64) -> (PathBuf, Loaded) {
@@ -234,12 +296,21 @@ mod tests {
             };
             let (config, parameters, routers) = (&self.config, &self.parameters, &self.routers);
             let optimizer = self.optimizer.state();
-            let saved = Saved { config, parameters, optimizer: &optimizer, routers, progress: &progress };
+            let anticipation = &self.anticipation;
+            let saved = Saved {
+                config,
+                parameters,
+                optimizer: &optimizer,
+                routers,
+                anticipation,
+                progress: &progress,
+            };
             let folder = saved.write(out).expect("written");
             let loaded = Loaded {
                 config: config.clone(),
                 parameters: parameters.clone(),
                 routers: routers.clone(),
+                anticipation: anticipation.clone(),
                 optimizer,
                 progress,
             };

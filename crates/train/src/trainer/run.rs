@@ -10,6 +10,7 @@ use cuvier_kernels::Compute;
 use cuvier_model::{ModelError, Parameters, Transformer};
 use cuvier_weights::{Checkpoint, ModelConfig, Precision, WeightsError};
 
+use super::anticipation::{Anticipation, ChosenExperts};
 use super::step::{StepReport, Trainer, TrainerParts};
 use crate::config::{RunLength, TrainConfig, Vocabulary};
 use crate::data::{Batches, DataError, Document, Encoder, read_documents};
@@ -220,6 +221,7 @@ struct Begun {
     parameters: Parameters,
     routers: Routers,
     optimizer: Optimizer,
+    anticipation: Anticipation,
     progress: Progress,
 }
 
@@ -257,6 +259,7 @@ impl Begun {
             routers,
             optimizer: Optimizer::new(config.optimizer, &parameters),
             parameters,
+            anticipation: Anticipation::default(),
             progress: Progress {
                 step: 0,
                 tokens: 0,
@@ -274,13 +277,14 @@ impl Begun {
         shape: &ModelConfig,
         folder: &Path,
     ) -> Result<Self, TrainError> {
-        let Loaded { config: saved, parameters, optimizer: state, routers, progress } = Loaded::read(folder)?;
+        let Loaded { config: saved, parameters, optimizer: state, routers, anticipation, progress } =
+            Loaded::read(folder)?;
         if progress.config_hash != config_hash(text) || saved != *shape {
             let problem = "the run was begun with another configuration or vocabulary";
             return Err(TrainError::Folder { folder: folder.to_owned(), problem });
         }
         let optimizer = Optimizer::restore(config.optimizer, &parameters, &state)?;
-        Ok(Self { parameters, routers, optimizer, progress })
+        Ok(Self { parameters, routers, optimizer, anticipation, progress })
     }
 }
 
@@ -293,6 +297,7 @@ struct Run<'a> {
     /// Per stage of the schedule.
     batches: Vec<Batches>,
     held_out: Vec<Document>,
+    anticipation: Anticipation,
     progress: Progress,
     /// `None` while the first steps are timed.
     steps: Option<u64>,
@@ -308,7 +313,7 @@ impl<'a> Run<'a> {
         begun: Begun,
         compute: &Compute,
     ) -> Result<Self, TrainError> {
-        let Begun { parameters, routers, optimizer, progress } = begun;
+        let Begun { parameters, routers, optimizer, anticipation, progress } = begun;
         let steps = (progress.steps > 0).then_some(progress.steps);
         let folder = config.out.join("shape.part");
         let model = load_model(&folder, &shape, &parameters, &routers, &data.folder, compute)?;
@@ -338,6 +343,7 @@ impl<'a> Run<'a> {
             config,
             shape,
             trainer,
+            anticipation,
             progress,
             steps,
         })
@@ -346,19 +352,19 @@ impl<'a> Run<'a> {
     fn step(&mut self, compute: &Compute) -> Result<StepMetrics, TrainError> {
         let step = self.progress.step;
         let before = Instant::now();
-        let (stage, _) = self.trainer.schedule().stage(step);
-        let mut documents = self.batches[stage].step(step);
-        // While the batch grows, the rest of its documents wait for the next epoch.
-        let wanted = self.trainer.schedule().tokens(step);
-        let mut tokens = 0;
-        documents.retain(|document| {
-            let is_wanted = tokens < wanted;
-            tokens += document.len() as u64;
-            is_wanted
-        });
-        let report = self.trainer.step(&documents, step, compute)?;
+        let chosen = self.chosen(step, compute)?;
+        let documents = documents(&self.batches, &self.trainer, step);
+        if chosen.as_ref().is_some_and(|chosen| !self.trainer.could_choose(&documents, step, chosen)) {
+            let problem =
+                "the experts that the last checkpoint has for the next steps are of other documents";
+            return Err(TrainError::Folder { folder: self.config.out.clone(), problem });
+        }
+        let report = self.trainer.step(&documents, step, chosen.as_ref(), compute)?;
         if !report.total.is_finite() {
             return Err(TrainError::Diverged { step, loss: report.total });
+        }
+        if let Some(options) = &self.config.anticipation {
+            self.anticipation.saw(options, step, report.next);
         }
         self.progress.step += 1;
         self.progress.tokens += report.tokens;
@@ -372,15 +378,26 @@ impl<'a> Run<'a> {
         } else {
             None
         };
-        let metrics = self.metrics_of(step, &report, validation, seconds);
+        let metrics = self.metrics_of(step, &report, chosen.is_some(), validation, seconds);
         self.metrics.append(&metrics)?;
         Ok(metrics)
+    }
+
+    /// The experts of a step, if they are chosen early. Lets the weights of now choose what is due.
+    fn chosen(&mut self, step: u64, compute: &Compute) -> Result<Option<ChosenExperts>, TrainError> {
+        let Some(options) = self.config.anticipation else { return Ok(None) };
+        for due in self.anticipation.due(&options, step) {
+            let documents = documents(&self.batches, &self.trainer, due);
+            self.anticipation.put(due, self.trainer.choose(&documents, due, compute)?);
+        }
+        Ok(self.anticipation.take(step))
     }
 
     fn metrics_of(
         &self,
         step: u64,
         report: &StepReport,
+        is_anticipated: bool,
         validation: Option<f64>,
         seconds: f64,
     ) -> StepMetrics {
@@ -399,6 +416,7 @@ impl<'a> Run<'a> {
             grad_norm: report.grad_norm,
             max_violation: report.max_violation,
             max_violation_hash: report.max_violation_hash,
+            is_anticipated,
             tokens_per_second: report.tokens as f64 / seconds,
             seconds: self.began.elapsed().as_secs_f64(),
         }
@@ -423,6 +441,7 @@ impl<'a> Run<'a> {
             parameters: self.trainer.parameters(),
             optimizer: &self.trainer.optimizer().state(),
             routers: self.trainer.routers(),
+            anticipation: &self.anticipation,
             progress: &self.progress,
         };
         Ok(saved.write(&self.config.out)?)
@@ -435,6 +454,21 @@ impl<'a> Run<'a> {
         write_official(&folder, &self.shape, parameters, routers, self.config.precision, &self.data_folder)?;
         Ok(folder)
     }
+}
+
+/// The documents of a step.
+fn documents<'a>(batches: &'a [Batches], trainer: &Trainer, step: u64) -> Vec<&'a Document> {
+    let (stage, _) = trainer.schedule().stage(step);
+    let mut documents = batches[stage].step(step);
+    // While the batch grows, the rest of its documents wait for the next epoch.
+    let wanted = trainer.schedule().tokens(step);
+    let mut tokens = 0;
+    documents.retain(|document| {
+        let is_wanted = tokens < wanted;
+        tokens += document.len() as u64;
+        is_wanted
+    });
+    documents
 }
 
 /// Refuses a folder that already has what a run writes last: to find that out at the end would lose what was learned.

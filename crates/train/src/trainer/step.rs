@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use cuvier_kernels::{Compute, KvFormat};
 use cuvier_model::{LogitGradients, ModelError, Objective, Parameters, TokenId, TrainingPass, Transformer};
+use cuvier_tensor::Matrix;
 
+use super::anticipation::ChosenExperts;
 use super::loss::{Targets, cross_entropy_of};
 use super::micro::parts;
 use super::rounding::as_stored;
@@ -131,27 +133,76 @@ impl Trainer {
         self.gradients.iter_mut().for_each(|(_, gradient)| gradient.data_mut().fill(0.0));
         for part in parts(sequences) {
             let mut pass =
-                self.parts.model.training_pass(&sequences[part.clone()], false, self.kv(step), c)?;
+                self.parts.model.training_pass(&sequences[part.clone()], false, self.kv(step), None, c)?;
             let dlogits = loss(part, &mut pass);
             self.parts.model.backward(&pass, dlogits, &Objective::default(), &mut self.gradients, c);
         }
         Ok(self.apply(step, c))
     }
 
-    /// Step number `step` on a batch of documents.
+    /// The experts that the weights of now choose for the documents of step number `step`.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn choose(
+        &mut self,
+        documents: &[&Document],
+        step: u64,
+        c: &Compute,
+    ) -> Result<ChosenExperts, ModelError> {
+        self.set_attention(step);
+        let kv = self.kv(self.parts.next_step);
+        let (model, with_mtp) = (&self.parts.model, self.with_mtp(step));
+        let of_part = |part: Range<usize>| {
+            Ok(model.training_pass(&sequences(&documents[part]), with_mtp, kv, None, c)?.chosen(model))
+        };
+        parts(&sequences(documents)).into_iter().map(of_part).collect()
+    }
+
+    /// Whether these are experts that [`Trainer::choose`] could have given for these documents.
+    pub fn could_choose(&self, documents: &[&Document], step: u64, chosen: &ChosenExperts) -> bool {
+        let config = self.parts.model.config();
+        let rows_of_routers = |part: Range<usize>| -> Vec<usize> {
+            let lens = documents[part].iter().map(|document| document.len());
+            let with_next: usize = lens.clone().map(|len| len.saturating_sub(1)).sum();
+            let has_mtp = self.with_mtp(step) && with_next > 0;
+            let rows = |name: &String| match name.starts_with("mtp.") {
+                true => has_mtp.then_some(with_next),
+                false => Some(lens.clone().sum()),
+            };
+            self.parts.routers.biases.keys().filter_map(rows).collect()
+        };
+        let is_choice = |ids: &Matrix<u16>, rows: usize| {
+            (ids.rows(), ids.cols()) == (rows, config.num_experts_per_tok)
+                && ids.data().iter().all(|&id| usize::from(id) < config.n_routed_experts)
+        };
+        let parts = parts(&sequences(documents));
+        let fits = |(part, chosen): (Range<usize>, &Vec<Matrix<u16>>)| {
+            let rows = rows_of_routers(part);
+            rows.len() == chosen.len() && chosen.iter().zip(rows).all(|(ids, rows)| is_choice(ids, rows))
+        };
+        parts.len() == chosen.len() && parts.into_iter().zip(chosen).all(fits)
+    }
+
+    /// Step number `step` on a batch of documents. With `chosen`, routers by score take these experts instead of
+    /// choosing.
     ///
     /// # Errors
     /// If a document is empty, or does not fit the vocabulary or the context. Nothing has changed then.
+    ///
+    /// # Panics
+    /// If these experts cannot be those of the documents: see [`Trainer::could_choose`].
     pub fn step(
         &mut self,
         documents: &[&Document],
         step: u64,
+        chosen: Option<&ChosenExperts>,
         c: &Compute,
     ) -> Result<StepReport, ModelError> {
         self.set_attention(step);
         let mtp_weight = self.parts.schedule.mtp_weight(step);
         let counts = Counts::of(documents);
-        let (report, loads) = self.gradients(documents, &counts, mtp_weight, c)?;
+        let (report, loads) = self.gradients(documents, chosen, &counts, mtp_weight, c)?;
         self.parts.routers.balance(&loads, self.parts.schedule.bias_speed(step));
         let grad_norm = self.apply(step, c);
         let rate = self.parts.schedule.rate(step);
@@ -179,7 +230,7 @@ impl Trainer {
         for part in parts(&sequences(documents)) {
             let documents = &documents[part];
             let targets = Targets::next(documents);
-            let mut pass = self.parts.model.training_pass(&sequences(documents), false, kv, c)?;
+            let mut pass = self.parts.model.training_pass(&sequences(documents), false, kv, None, c)?;
             sum += cross_entropy_of(c, &mut pass.logits, &targets, 0.0);
             count += targets.count();
         }
@@ -190,6 +241,7 @@ impl Trainer {
     fn gradients(
         &mut self,
         documents: &[&Document],
+        chosen: Option<&ChosenExperts>,
         counts: &Counts,
         mtp_weight: f32,
         c: &Compute,
@@ -205,9 +257,10 @@ impl Trainer {
         };
         let mut report = StepReport { tokens: counts.tokens, ..StepReport::default() };
         let mut loads: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-        for part in parts(&sequences(documents)) {
+        for (index, part) in parts(&sequences(documents)).into_iter().enumerate() {
             let documents = &documents[part];
-            let mut pass = model.training_pass(&sequences(documents), with_mtp, kv, c)?;
+            let chosen = chosen.map(|chosen| &chosen[index][..]);
+            let mut pass = model.training_pass(&sequences(documents), with_mtp, kv, chosen, c)?;
             add_loads(&mut loads, pass.loads(model));
             let per_token = 1.0 / counts.next.max(1) as f32;
             let mut logits = std::mem::take(&mut pass.logits);
@@ -239,6 +292,11 @@ impl Trainer {
         self.parts.optimizer.step(c, rate, &mut self.parts.parameters, &self.gradients);
         self.place(step + 1);
         grad_norm
+    }
+
+    /// Whether the MTP block takes part in a step.
+    fn with_mtp(&self, step: u64) -> bool {
+        self.parts.model.mtp().is_some() && self.parts.schedule.mtp_weight(step) > 0.0
     }
 
     /// The model, which nobody else holds while it learns.

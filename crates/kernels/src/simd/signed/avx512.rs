@@ -27,7 +27,7 @@ impl SignedQuads for Avx512 {
     }
     #[inline(always)]
     fn start_signed(self, total: i32) -> Self::Int {
-        intrinsic!(_mm512_set1_epi32(-128 * total))
+        intrinsic!(_mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32::<7>(_mm512_set1_epi32(total))))
     }
     #[inline(always)]
     fn multiply_signed(self, sum: Self::Int, w: Self::Signed, x: [i8; 4]) -> Self::Int {
