@@ -87,9 +87,9 @@ impl Vectorized for Product<'_, '_> {
         let mut strip = 0;
         while strip < self.strips {
             strip += match self.strips - strip {
-                4.. if S::ACCUMULATORS >= 24 => self.strips::<S, 4, 6>(s, strip),
-                _ if S::ACCUMULATORS >= 16 => self.strips::<S, 1, 8>(s, strip),
-                _ => self.strips::<S, 1, 4>(s, strip),
+                4.. if S::ACCUMULATORS >= 24 => self.side_by_side::<S, 4, 6>(s, strip),
+                _ if S::ACCUMULATORS >= 16 => self.side_by_side::<S, 1, 8>(s, strip),
+                _ => self.side_by_side::<S, 1, 4>(s, strip),
             };
         }
     }
@@ -110,7 +110,7 @@ impl Product<'_, '_> {
 
     /// All tokens with `P` strips, in tiles of at most `T` tokens, as equal as possible. Returns how many strips.
     #[inline(always)]
-    fn strips<S: Simd, const P: usize, const T: usize>(&mut self, s: S, strip: usize) -> usize {
+    fn side_by_side<S: Simd, const P: usize, const T: usize>(&mut self, s: S, strip: usize) -> usize {
         let blocks = self.x.blocks();
         let n_tokens = self.x.tokens();
         let tiles = n_tokens.div_ceil(T);
@@ -173,6 +173,8 @@ fn totals<S: Simd, const P: usize, const T: usize>(
     for t in 0..T {
         totals[t] = [s.start_signed(x[t].total); P];
     }
+    // Two quads at a time: with more unrolled the compiler loads weights ahead until it spills sums, with one it keeps all
+    // sums in memory.
     for i in 0..ACTIVATION_BLOCK / 8 {
         for j in 0..2 {
             let quad = 2 * i + j;

@@ -24,7 +24,7 @@ const PYTHON_PACKAGES: [&str; 10] = [
 ];
 
 /// Libraries for Node, a Node that they take, and the coding agents.
-const NODE_PACKAGES: [(&str, &str); 8] = [
+const NODE_PACKAGES: [(&str, &str); 9] = [
     ("openai", "7.57.0"),
     ("@anthropic-ai/sdk", "1.14.0"),
     ("ai", "7.0.173"),
@@ -33,6 +33,7 @@ const NODE_PACKAGES: [(&str, &str); 8] = [
     ("@anthropic-ai/claude-code", "2.1.197"),
     ("@openai/codex", "0.169.0"),
     ("opencode-ai", "1.18.33"),
+    ("cline", "3.0.65"),
 ];
 
 /// Where the clients are.

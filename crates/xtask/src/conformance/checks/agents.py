@@ -1,4 +1,4 @@
-"""Coding agents, as their users start them: Claude Code, Codex, opencode. Each works in a folder of its own, with a
+"""Coding agents, as their users start them: Claude Code, Codex, opencode, Cline. Each works in a folder of its own, with a
 home of its own, and gets a script that says which tools to call; what is judged is that the protocol carries it.
 """
 
@@ -211,8 +211,44 @@ def opencode_tools():
     assert 2 <= log.check("/v1/chat/completions") <= 5
 
 
+def cline(server, name, prompt):
+    work, home = fresh(name)
+    state = ["--data-dir", home / "data"]
+    start("cline", ["auth", "-p", "openai", "-k", KEY, "-m", MODEL, "-b", f"{server}/v1", *state], work, home)
+    switches = ["-P", "openai", "-m", MODEL, "-c", work, "--retries", "1", "-t", str(TIMEOUT), "--json"]
+    output = start("cline", [*switches, *state, prompt], work, home)
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    [result] = [line for line in lines if line["type"] == "run_result"]
+    same(result["finishReason"], "completed")
+    return work, result
+
+
+@check(36, "Cline says what the model says")
+def cline_hello():
+    log = Log(SCRIPTED)
+    _, result = cline(SCRIPTED, "cline", script([think("Hm."), say("Well met, traveller.")]))
+    same(result["text"], "Well met, traveller.")
+    log.check("/v1/chat/completions")
+
+
+@check(36, "Cline runs a command and gives back its output")
+def cline_tools():
+    log = Log(SCRIPTED)
+    prompt = script(
+        [think("Write."), call("run_commands", commands=["echo whale > note.txt; cat note.txt"])],
+        [think("Done."), say("The note says whale.")],
+    )
+    work, result = cline(SCRIPTED, "cline-tools", prompt)
+    same((result["text"], result["iterations"]), ("The note says whale.", 2))
+    same((work / "note.txt").read_text(), "whale\n")
+    usage = result["usage"]
+    assert usage["cacheReadTokens"] > 0.45 * usage["inputTokens"], usage
+    same(log.check("/v1/chat/completions"), 2)
+
+
 run({
     27: f"Claude Code {version('@anthropic-ai/claude-code')}",
     28: f"Codex {version('@openai/codex')}",
     29: f"opencode {version('opencode-ai')}",
+    36: f"Cline {version('cline')}",
 })
