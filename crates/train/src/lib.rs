@@ -3,6 +3,7 @@
 //! The network is the one of `model`, forward and backward; what comes out is a checkpoint folder that every
 //! other verb accepts.
 
+pub mod anticipation;
 pub mod config;
 pub mod data;
 pub mod distill;

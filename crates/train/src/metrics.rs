@@ -30,7 +30,7 @@ pub struct StepMetrics {
     /// The same of hash layers, which nothing balances.
     #[serde(deserialize_with = "number")]
     pub max_violation_hash: f64,
-    /// Whether weights of some steps before chose the experts: see [`crate::trainer::Anticipation`].
+    /// Whether weights of some steps before chose the experts: see [`crate::anticipation::Anticipation`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_anticipated: bool,
     /// Tokens of the step by its seconds.

@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use cuvier_weights::{ModelConfig, Precision, WeightsError};
 use serde_json::{Map, Value};
 
+use crate::anticipation::AnticipationOptions;
 use crate::optim::OptimizerOptions;
 use crate::optim::schedule::ScheduleOptions;
-use crate::trainer::AnticipationOptions;
 
 pub use distill::{DistillConfig, Teacher};
 pub use grpo::{GrpoConfig, Reward};

@@ -10,9 +10,9 @@ use toml::Spanned;
 use super::raw::{Raw, RawAnticipation, RawLoss, RawOptimizer, RawQat, RawSchedule, RawStage};
 use super::source::Source;
 use super::{ConfigError, LossWeights, ModelChoice, Preset, Qat, RunLength, TrainConfig, Vocabulary};
+use crate::anticipation::AnticipationOptions;
 use crate::optim::schedule::{Ramp, ScheduleOptions, Stage, StageAttention};
 use crate::optim::{AdamWOptions, MatrixRule, MuonOptions, OptimizerOptions};
-use crate::trainer::AnticipationOptions;
 
 /// What of a shape a configuration may change. The vocabulary is the tokenizer's.
 const MODEL_KEYS: [&str; 27] = [

@@ -1,7 +1,7 @@
 use super::*;
+use crate::anticipation::AnticipationOptions;
 use crate::optim::schedule::{Ramp, StageAttention};
 use crate::optim::{AdamWOptions, MatrixRule, MuonOptions};
-use crate::trainer::AnticipationOptions;
 use cuvier_types::TokenId;
 use cuvier_weights::{Precision, inventory};
 

@@ -14,9 +14,9 @@ use super::folder::{Existing, make, remove, write_file};
 use super::tensors::{
     check_parameters, check_routers, read_parameters, read_routers, write_parameters, write_routers,
 };
+use crate::anticipation::Anticipation;
 use crate::optim::OptimizerState;
 use crate::routers::Routers;
-use crate::trainer::Anticipation;
 
 const CONFIG: &str = "config.json";
 const PARAMETERS: &str = "parameters.safetensors";

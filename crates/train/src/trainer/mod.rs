@@ -1,13 +1,11 @@
 //! One step after another: forward, loss, backward, optimiser, balance.
 
-mod anticipation;
 mod loss;
 mod micro;
 pub(crate) mod rounding;
 mod run;
 mod step;
 
-pub use anticipation::{Anticipation, AnticipationOptions, ChosenExperts};
 pub use loss::{Targets, cross_entropy_of, target_logprobs};
 pub use run::{Event, METRICS, MODEL, Outcome, TrainError, run};
 pub(crate) use run::{load_model, refuse_done};

@@ -10,8 +10,8 @@ use cuvier_kernels::Compute;
 use cuvier_model::{ModelError, Parameters, Transformer};
 use cuvier_weights::{Checkpoint, ModelConfig, Precision, WeightsError};
 
-use super::anticipation::{Anticipation, ChosenExperts};
 use super::step::{StepReport, Trainer, TrainerParts};
+use crate::anticipation::{Anticipation, ChosenExperts};
 use crate::config::{RunLength, TrainConfig, Vocabulary};
 use crate::data::{Batches, DataError, Document, Encoder, read_documents};
 use crate::init::initial;

@@ -8,10 +8,10 @@ use cuvier_kernels::{Compute, KvFormat};
 use cuvier_model::{LogitGradients, ModelError, Objective, Parameters, TokenId, TrainingPass, Transformer};
 use cuvier_tensor::Matrix;
 
-use super::anticipation::ChosenExperts;
 use super::loss::{Targets, cross_entropy_of};
 use super::micro::parts;
 use super::rounding::as_stored;
+use crate::anticipation::ChosenExperts;
 use crate::config::{LossWeights, Qat};
 use crate::data::Document;
 use crate::optim::schedule::{Schedule, StageAttention};
