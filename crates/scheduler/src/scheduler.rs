@@ -194,7 +194,7 @@ impl Scheduler {
         let mut batch = Batch::default();
         if let Some(id) = suspect {
             self.suspects.push_back(id);
-            self.put(&mut batch, id, self.limits.batch_tokens_max);
+            self.put(&mut batch, id, self.budget());
         } else {
             self.fill(&mut batch);
         }
@@ -253,14 +253,19 @@ impl Scheduler {
         }
     }
 
+    /// Tokens of the next step.
+    fn budget(&self) -> usize {
+        let Limits { batch_tokens_max, batch_tokens_answering, .. } = self.limits;
+        match self.answering.is_empty() {
+            true => batch_tokens_max,
+            false => batch_tokens_max.min(batch_tokens_answering),
+        }
+    }
+
     /// Answers first, then prompts. Where answers alone fill every step, a step that left prompts nothing is
     /// followed by one that keeps half for them, so that neither starves the other.
     fn fill(&mut self, batch: &mut Batch) {
-        let Limits { batch_tokens_max, batch_tokens_answering, .. } = self.limits;
-        let budget = match self.answering.is_empty() {
-            true => batch_tokens_max,
-            false => batch_tokens_max.min(batch_tokens_answering),
-        };
+        let budget = self.budget();
         let kept_for_prompts =
             if self.prompts_went_short && !self.prompts.is_empty() { budget.div_ceil(2) } else { 0 };
         let n_answers = self.answering.len().min(budget - kept_for_prompts);

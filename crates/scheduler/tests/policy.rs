@@ -259,6 +259,20 @@ fn sequences_that_lost_their_state_are_recomputed_alone_in_turns_with_the_others
 }
 
 #[test]
+fn a_recomputation_takes_short_steps_too_while_somebody_answers() {
+    let mut scheduler = Scheduler::new(Limits { batch_tokens_max: 10, batch_tokens_answering: 3, ..LIMITS });
+    scheduler.submit(Submission { max_tokens: None, ..submission(1, 1) }).unwrap();
+    step(&mut scheduler);
+    submit(&mut scheduler, 2, 8);
+    step(&mut scheduler);
+    assert_eq!(lens(&scheduler.schedule()), [(1, 1), (2, 2)]);
+    let drawn = Outcome::Drawn { token: TokenId(7), logprobs: None };
+    scheduler.commit(vec![drawn, Outcome::Lost]);
+    assert_eq!(step(&mut scheduler).0, [(2, 3)]);
+    assert_eq!(step(&mut scheduler).0, [(1, 1)]);
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_with_its_numbers() {
     let mut scheduler = Scheduler::new(LIMITS);
     assert_eq!(

@@ -133,10 +133,12 @@ pub fn plan(stock: &Stock, wish: Wish) -> Result<Plan, TooLittle> {
 
 fn lay_out(stock: &Stock, wish: Wish) -> Option<Plan> {
     let memory = wish.memory.unwrap_or(u64::MAX);
-    load(stock, wish, memory).or_else(|| {
-        let (chunk, workspace) = streamed_step(stock, &wish, memory);
-        stock.can_stream().then(|| stream(stock, wish, chunk, workspace, memory))?
-    })
+    let loaded = load(stock, wish, memory);
+    if loaded.is_some() || !stock.can_stream() {
+        return loaded;
+    }
+    let (chunk, workspace) = streamed_step(stock, &wish, memory);
+    stream(stock, wish, chunk, workspace, memory)
 }
 
 /// All in memory, if it fits.

@@ -177,10 +177,10 @@ fn as_tensors(anticipation: &Anticipation) -> Routers {
     tensors
 }
 
-/// Of a run that does not look at its losses there is no file.
+/// Of a run that does not look at its losses there is no file; one that had a spike has looked.
 fn read_anticipation(path: &Path, until: u64) -> Result<Anticipation, SaveError> {
-    if !path.exists() {
-        return Ok(Anticipation { until, ..Anticipation::default() });
+    if until == 0 && !path.exists() {
+        return Ok(Anticipation::default());
     }
     let Routers { mut biases, tables } = read_routers(path)?;
     let mut anticipation =
@@ -387,6 +387,8 @@ mod tests {
             fs::write(folder.join(PROGRESS), "{\"format\": 9}").expect("written");
         });
         assert_eq!(format, "training.json: is of format 9; this program reads format 1");
+        let forgotten = refused(&|folder| fs::remove_file(folder.join(ANTICIPATION)).expect("removed"));
+        assert!(forgotten.starts_with("anticipation.safetensors: "), "{forgotten}");
         let text = refused(&|folder| fs::write(folder.join(PROGRESS), "{").expect("written"));
         assert!(text.starts_with("training.json: EOF"), "{text}");
     }

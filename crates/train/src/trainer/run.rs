@@ -354,11 +354,6 @@ impl<'a> Run<'a> {
         let before = Instant::now();
         let chosen = self.chosen(step, compute)?;
         let documents = documents(&self.batches, &self.trainer, step);
-        if chosen.as_ref().is_some_and(|chosen| !self.trainer.could_choose(&documents, step, chosen)) {
-            let problem =
-                "the experts that the last checkpoint has for the next steps are of other documents";
-            return Err(TrainError::Folder { folder: self.config.out.clone(), problem });
-        }
         let report = self.trainer.step(&documents, step, chosen.as_ref(), compute)?;
         if !report.total.is_finite() {
             return Err(TrainError::Diverged { step, loss: report.total });
@@ -390,7 +385,19 @@ impl<'a> Run<'a> {
             let documents = documents(&self.batches, &self.trainer, due);
             self.anticipation.put(due, self.trainer.choose(&documents, due, compute)?);
         }
-        Ok(self.anticipation.take(step))
+        let chosen = self.anticipation.take(step);
+        let documents = documents(&self.batches, &self.trainer, step);
+        // A checkpoint is a file that somebody may have changed.
+        let could_be = match &chosen {
+            Some(chosen) => self.trainer.could_choose(&documents, step, chosen),
+            None => !self.anticipation.is_on(step),
+        };
+        if could_be {
+            return Ok(chosen);
+        }
+        let problem =
+            "the last checkpoint has other experts for its next steps than their documents could get";
+        Err(TrainError::Folder { folder: self.config.out.clone(), problem })
     }
 
     fn metrics_of(

@@ -250,7 +250,7 @@ impl Trainer {
         let kv = self.kv(self.parts.next_step);
         let model = &self.parts.model;
         let loss = self.parts.loss;
-        let with_mtp = model.mtp().is_some() && mtp_weight > 0.0;
+        let with_mtp = self.with_mtp(self.parts.next_step);
         let objective = Objective {
             balance_per_token: loss.balance / counts.tokens as f32,
             indexer_per_token: (loss.indexer > 0.0).then(|| loss.indexer / counts.tokens as f32),
