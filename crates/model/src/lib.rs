@@ -14,6 +14,7 @@
 mod attention;
 mod compressor;
 mod ctx;
+mod embedding;
 mod error;
 pub mod exact_state;
 mod gradients;
@@ -21,6 +22,7 @@ mod hyper_connection;
 mod indexer;
 mod kept;
 mod layer;
+mod layer_ahead;
 mod load;
 mod measure;
 mod moe;

@@ -13,9 +13,11 @@ use cuvier_weights::{Checkpoint, Drafter, LayerKind, ModelConfig};
 use crate::ModelError;
 use crate::attention::{Attention, Compressed};
 use crate::compressor::Compressor;
+use crate::embedding::Embedding;
 use crate::hyper_connection::Connection;
 use crate::indexer::Indexer;
 use crate::layer::Layer;
+use crate::layer_ahead::LayerAhead;
 use crate::moe::{Experts, Gate, Moe, Selection, weights_of};
 use crate::mtp::Mtp;
 use crate::state::{CompressedGeometry, LayerGeometry};
@@ -46,7 +48,8 @@ impl Transformer {
     ) -> Result<Self, ModelError> {
         let store = Arc::new(ExpertStore::new(&checkpoint, streaming.experts)?);
         let mut model = Self::assemble(&checkpoint, compute, Some(&store), streaming.layers)?;
-        model.streamed = Some(Streamed { checkpoint, store, layers: streaming.layers });
+        let ahead = LayerAhead::new(Arc::clone(&checkpoint), streaming.layers);
+        model.streamed = Some(Streamed { checkpoint, store, layers: streaming.layers, ahead });
         Ok(model)
     }
 
@@ -70,7 +73,7 @@ impl Transformer {
             _ => None,
         };
         let mut model = Self {
-            embed: whole.matrix("embed.weight")?,
+            embed: whole.embedding()?,
             layers,
             hc_head: whole.hc_head("")?,
             hc_config: hc_config(&config),
@@ -124,6 +127,8 @@ pub(crate) struct Streamed {
     pub(crate) store: Arc<ExpertStore>,
     /// As in [`Streaming`].
     pub(crate) layers: usize,
+    /// What is read of further layers before it is needed.
+    pub(crate) ahead: LayerAhead,
 }
 
 impl Streamed {
@@ -139,7 +144,12 @@ impl Streamed {
         }
         let (checkpoint, config, store) = (&*self.checkpoint, self.checkpoint.config(), Some(&self.store));
         let loader = Loader { checkpoint, compute, config, tables, store, depth: Depth::Whole };
-        loader.layer(LayerId(index as u16)).map(Some)
+        self.ahead.end();
+        let layer = loader.layer(LayerId(index as u16))?;
+        if index + 1 < config.num_hidden_layers {
+            self.ahead.begin(index + 1);
+        }
+        Ok(Some(layer))
     }
 }
 
@@ -206,8 +216,20 @@ fn hc_config(config: &ModelConfig) -> HcConfig {
     }
 }
 
+/// The checkpoint's name of the embedding.
+pub(crate) const EMBEDDING: &str = "embed.weight";
 /// The checkpoint's name of the LM head.
 pub(crate) const HEAD: &str = "head.weight";
+
+/// The layer of a tensor, the MTP block being the last; `None` for what is outside of layers.
+pub(crate) fn layer_of(name: &str, config: &ModelConfig) -> Option<usize> {
+    if let Some(rest) = name.strip_prefix("layers.") {
+        return rest.split('.').next()?.parse().ok();
+    }
+    let part = name.strip_prefix("mtp.0.")?;
+    let is_layer = ["attn", "ffn", "hc_attn", "hc_ffn"].iter().any(|prefix| part.starts_with(prefix));
+    is_layer.then_some(config.num_hidden_layers)
+}
 
 struct Loader<'a> {
     checkpoint: &'a Checkpoint,
@@ -233,6 +255,15 @@ impl Loader<'_> {
         Ok(match stored.format() {
             WeightFormat::Fp8 { .. } => self.packed(name, &stored),
             _ => stored,
+        })
+    }
+
+    /// The embedding, in its file where experts are as well: a token needs a row of it.
+    fn embedding(&self) -> Result<Embedding, ModelError> {
+        let stored = if self.store.is_some() { self.checkpoint.stored_rows(EMBEDDING)? } else { None };
+        Ok(match stored {
+            Some(rows) => Embedding::Stored(rows),
+            None => Embedding::Loaded(self.matrix(EMBEDDING)?),
         })
     }
 

@@ -52,7 +52,7 @@ impl Transformer {
     /// Bytes of weights that a step of `slots` sequences with one token each reads, if experts are chosen evenly:
     /// every dense matrix once, the LM head included, one embedding row per token, and the distinct experts.
     pub fn decode_weight_bytes(&self, slots: usize) -> f64 {
-        let embedding = self.embed.bytes() / self.embed.rows() * slots;
+        let embedding = self.embed.row_bytes() * slots;
         let layers: f64 = self.layers.iter().map(|layer| layer.decode_bytes(slots)).sum();
         (embedding + self.head.bytes()) as f64 + layers
     }

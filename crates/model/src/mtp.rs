@@ -1,6 +1,6 @@
 //! Multi-token prediction: one more layer that drafts the token after the next.
 
-use cuvier_kernels::{Activations, HcConfig, HcHead, Lent, add, embed, gemm, rms_norm_in_place};
+use cuvier_kernels::{Activations, HcConfig, HcHead, Lent, add, gemm, rms_norm_in_place};
 use cuvier_tensor::{Matrix, WeightMatrix};
 use cuvier_types::TokenId;
 
@@ -76,7 +76,7 @@ impl Mtp {
         ctx: &mut Ctx<'_>,
     ) -> Result<(Lent, Streams), ModelError> {
         ctx.enter(|| "mtp.0".to_owned());
-        let mut streams = self.combine(model, streams, step.tokens, ctx);
+        let mut streams = self.combine(model, streams, step.tokens, ctx)?;
         let read = model.read_layer(model.layers.len(), ctx.compute)?;
         let layer = read.as_ref().unwrap_or(&self.layer);
         layer.forward(&mut streams, step, states, None, ctx)?;
@@ -85,11 +85,19 @@ impl Mtp {
     }
 
     /// `e_proj norm(embed(next)) + h_proj norm(stream)`, for each stream.
-    fn combine(&self, model: &Transformer, streams: &Streams, tokens: &[u32], ctx: &mut Ctx<'_>) -> Streams {
+    ///
+    /// # Errors
+    /// If the embedding cannot be read.
+    fn combine(
+        &self,
+        model: &Transformer,
+        streams: &Streams,
+        tokens: &[u32],
+        ctx: &mut Ctx<'_>,
+    ) -> Result<Streams, ModelError> {
         let (c, hidden_size) = (ctx.compute, self.e_proj.cols());
         let eps = self.hc_config.norm_eps;
-        let mut e = ctx.matrix(tokens.len(), hidden_size);
-        embed(c, tokens, &model.embed, e.view_mut());
+        let mut e = model.embed.forward(tokens, ctx)?;
         rms_norm_in_place(c, e.view_mut(), Some(&self.enorm), eps);
         let mut e_projected = ctx.matrix(tokens.len(), self.e_proj.rows());
         gemm(c, &Activations::new(e.view()), &self.e_proj, e_projected.view_mut());
@@ -100,6 +108,6 @@ impl Mtp {
         gemm(c, &Activations::new(h.view()), &self.h_proj, h_projected.view_mut());
         let mut combined = Matrix::from_vec(h_projected.into_vec(), streams.cols());
         add(c, combined.view_mut(), e_projected.view());
-        combined
+        Ok(combined)
     }
 }

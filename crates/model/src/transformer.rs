@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cuvier_kernels::{
-    Activations, Compute, HcConfig, HcHead, KvFormat, Lent, RopeTable, embed, gemm, hc_head, replicate,
+    Activations, Compute, HcConfig, HcHead, KvFormat, Lent, RopeTable, gemm, hc_head, replicate,
 };
 use cuvier_tensor::WeightMatrix;
 use cuvier_types::{Batch, LogitRows};
@@ -11,6 +11,7 @@ use cuvier_weights::ModelConfig;
 use cuvier_weights::expert_store::LayerReads;
 
 use crate::attention::SegmentState;
+use crate::embedding::Embedding;
 use crate::hyper_connection::Streams;
 use crate::layer::Layer;
 use crate::load::Streamed;
@@ -22,8 +23,7 @@ use crate::{Ctx, ModelError, SequenceState};
 /// A loaded DeepSeek-V4.
 pub struct Transformer {
     pub(crate) config: ModelConfig,
-    /// `[vocab_size, hidden_size]`.
-    pub(crate) embed: WeightMatrix,
+    pub(crate) embed: Embedding,
     pub(crate) layers: Vec<Layer>,
     pub(crate) hc_head: HcHead,
     pub(crate) hc_config: HcConfig,
@@ -105,12 +105,11 @@ impl Transformer {
         let sliding = self.tables.sliding.angles(ctx.compute, positions);
         let compressed = self.tables.compressed.angles(ctx.compute, positions);
 
-        let mut x = ctx.matrix(n_tokens, self.config.hidden_size);
-        embed(ctx.compute, tokens, &self.embed, x.view_mut());
+        self.begin_step(tokens);
+        let x = self.embed.forward(tokens, ctx)?;
         ctx.enter(String::new);
         ctx.probe("embed", &x);
         let mut streams = replicate(ctx.compute, x.view(), self.config.hc_mult);
-        self.begin_step(tokens);
         for (index, layer) in self.layers.iter().enumerate() {
             let read = self.read_layer(index, ctx.compute)?;
             let layer = read.as_ref().unwrap_or(layer);
@@ -136,8 +135,9 @@ impl Transformer {
 
     /// What can be known of a step before it is computed.
     fn begin_step(&self, tokens: &[u32]) {
-        let Some(Streamed { store, .. }) = &self.streamed else { return };
+        let Some(Streamed { store, ahead, .. }) = &self.streamed else { return };
         store.begin_step();
+        ahead.begin_step();
         self.layers.iter().for_each(|layer| layer.ffn.foresee(tokens));
     }
 

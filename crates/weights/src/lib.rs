@@ -32,6 +32,7 @@ mod mapping;
 mod names;
 mod safetensors;
 mod save;
+mod stored_rows;
 pub mod synth;
 #[cfg(test)]
 mod test_shapes;
@@ -56,4 +57,5 @@ pub use index::Index;
 pub use inventory::{Family, Inventory, Part, Precision, StoredTensor, TensorSpec, inventory};
 pub use safetensors::{Header, HeaderEntry};
 pub use save::{read_tensors, write_f32_tensors, write_tensors};
+pub use stored_rows::StoredRows;
 pub use verify::{FileReport, Finding, VerifyReport};

@@ -2,6 +2,7 @@
 //! a group of processes that may take no more than was promised, filled to its last token, and measured.
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -80,7 +81,7 @@ struct Case {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Outcome {
     planned: u64,
-    /// Of that, room for experts that no token chose.
+    /// Of that, room for experts that no token chose, and for prefixes that nobody began with.
     unused: u64,
     peak: u64,
     streamed: bool,
@@ -234,8 +235,9 @@ fn examine(binary: &Path, folder: &Path, case: &Case, group: Option<&Group>) -> 
     ensure!(planned["fits"] == true, "what was advised does not fit");
     let total = planned["memory"]["total"].as_u64().context("no total")?;
     ensure!(total <= case.memory, "the plan of {total} bytes is above the ceiling");
-    let Measured { peak, read } = serve(binary, folder, &case, group)?;
-    let unused = planned["memory"]["expert_cache"].as_u64().unwrap_or(0).saturating_sub(read);
+    let Measured { peak, read, cached } = serve(binary, folder, &case, group)?;
+    let experts = planned["memory"]["expert_cache"].as_u64().unwrap_or(0);
+    let unused = experts.saturating_sub(read) + case.cache.saturating_sub(cached);
     Ok(Outcome { planned: total, unused, peak, streamed: planned["streamed"].is_object(), refused })
 }
 
@@ -260,10 +262,12 @@ struct Measured {
     peak: u64,
     /// Of experts read from disk.
     read: u64,
+    /// Of prefixes that are kept.
+    cached: u64,
 }
 
 /// Waits until a request is under way, for a second at most: a small model has answered by then.
-fn until_busy(address: std::net::SocketAddr) {
+fn until_busy(address: SocketAddr) {
     let begun = Instant::now();
     let is_busy = || {
         let metrics = wire::get(address, "/metrics").unwrap_or_default();
@@ -284,42 +288,46 @@ fn serve(binary: &Path, folder: &Path, case: &Case, group: Option<&Group>) -> an
     let mut server = Serving(start(command, case.memory, group)?);
     let stdout = server.0.stdout.take().context("the server's stdout")?;
     let address = first_line(stdout)?.strip_prefix("http://").context("no address")?.parse()?;
-    let answers: Vec<anyhow::Result<(u16, String)>> = std::thread::scope(|scope| {
-        // While the first one is computed all others arrive, so that the step after it has as many tokens as a step can.
-        let ask = |n: usize| {
-            let answer = if n == 0 { 1 } else { ANSWER };
-            scope.spawn(move || fill(address, case, n, answer))
-        };
-        let first = ask(0);
-        until_busy(address);
-        let asked: Vec<_> = std::iter::once(first).chain((1..=case.slots).map(ask)).collect();
-        asked.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a client broke"))).collect()
-    });
+    // Prompts as long as can be, then answers.
+    let answers: Vec<_> =
+        [1, ANSWER].into_iter().flat_map(|answer| fill_all(address, case, answer)).collect();
     let peak = memory_of(server.0.id(), "VmHWM");
     for answer in answers {
         let (status, body) = answer.with_context(|| format!("the server had taken {peak} bytes"))?;
         ensure!(status == 200, "{status}: {body}");
     }
     let metrics = wire::get(address, "/metrics")?;
-    let reads = metrics.lines().filter(|line| line.starts_with("cuvier_expert_read_bytes_total{"));
-    let read: f64 = reads.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
+    let sum = |name: &str| {
+        let lines = metrics.lines().filter(|line| line.starts_with(name));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
+    };
     ensure!(server.0.try_wait()?.is_none(), "the server ended");
-    Ok(Measured { peak, read: read as u64 })
+    let (read, cached) = (sum("cuvier_expert_read_bytes_total{"), sum("cuvier_cache_memory_bytes "));
+    Ok(Measured { peak, read, cached })
 }
 
-/// A prompt as long as the context allows: the toy tokenizer of `synth` makes at most a token of a byte.
-fn fill(
-    address: std::net::SocketAddr,
-    case: &Case,
-    n: usize,
-    answer: usize,
-) -> anyhow::Result<(u16, String)> {
-    let mut rng = Rng(n as u64 + 1);
+/// Fills every slot to its last token, `answer` tokens of them an answer. While a first prompt is computed all others
+/// arrive, so that the step after it has as many tokens as a step can.
+fn fill_all(address: SocketAddr, case: &Case, answer: usize) -> Vec<anyhow::Result<(u16, String)>> {
+    std::thread::scope(|scope| {
+        let ask = |n: usize| scope.spawn(move || fill(address, case, n, if n == 0 { 1 } else { answer }));
+        let first = ask(0);
+        until_busy(address);
+        let asked: Vec<_> = std::iter::once(first).chain((1..=case.slots).map(ask)).collect();
+        asked.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a client broke"))).collect()
+    })
+}
+
+/// A prompt as long as the context allows: the toy tokenizer of `synth` makes a token of every byte, after a first one.
+fn fill(address: SocketAddr, case: &Case, n: usize, answer: usize) -> anyhow::Result<(u16, String)> {
+    let mut rng = Rng((n + 100 * answer) as u64 + 1);
+    let len = case.context - answer - 1;
     // All kinds of bytes, so that tokens, and with them experts, are as different as they can be.
     let mut prompt = String::new();
-    while prompt.len() < case.context - ANSWER - 12 {
+    while prompt.len() + 3 <= len {
         prompt.extend(char::from_u32(0x20 + rng.below(0x2FE0) as u32));
     }
+    prompt.extend(std::iter::repeat_n('x', len - prompt.len()));
     let body = json!({ "model": "x", "prompt": prompt, "max_tokens": answer, "temperature": 0 }).to_string();
     let mut stream = wire::connect_for(address, PATIENCE)?;
     stream.write_all(wire::head("POST", "/v1/completions", body.len()).as_bytes())?;

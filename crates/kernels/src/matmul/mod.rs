@@ -11,10 +11,13 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-use tile::{Left, PANEL_COLS, Panel};
+use tile::{Left, Panel, panels};
 
 /// Rows of outputs that one task computes: a panel of the right matrix is packed once for all of them.
 const BLOCK_ROWS: usize = 48;
+
+/// Rows and columns that are turned together.
+const TURNED: usize = 16;
 
 /// Products for which a second thread is worth waking.
 const MIN_PRODUCTS: usize = 1 << 15;
@@ -75,15 +78,15 @@ fn product(c: &Compute, a: Left<'_>, m: usize, b: MatRef<'_>, n: usize, store: S
         return;
     }
     let out = DisjointRows::new(out.into_data(), n);
-    let panels = n.div_ceil(PANEL_COLS);
+    let (panels, panel_cols) = panels(n);
     let blocks = m.div_ceil(BLOCK_ROWS);
     let block_len = m.div_ceil(blocks);
-    let per_item = block_len * PANEL_COLS.min(n) * b.rows();
+    let per_item = block_len * panel_cols.min(n) * b.rows();
     c.for_each_range(blocks * panels, MIN_PRODUCTS / per_item.max(1), |items| {
         for item in items {
             let (block, panel) = (item / panels, item % panels);
             let rows = block * block_len..m.min((block + 1) * block_len);
-            let cols = panel * PANEL_COLS..n.min((panel + 1) * PANEL_COLS);
+            let cols = panel * panel_cols..n.min((panel + 1) * panel_cols);
             // An item is one block of rows and one panel of columns, and lies in one range only.
             tile::multiply(c.isa(), Panel { a, b, rows, cols, store, out: &out });
         }
@@ -96,9 +99,15 @@ fn product(c: &Compute, a: Left<'_>, m: usize, b: MatRef<'_>, n: usize, store: S
 /// If the shapes disagree.
 pub fn transpose(a: MatRef<'_>, mut out: MatMut<'_>) {
     assert!(a.rows() * a.cols() == 0 || (out.rows(), out.cols()) == (a.cols(), a.rows()), "turned");
-    for i in 0..out.rows() {
-        for (k, out) in out.row_mut(i).iter_mut().enumerate() {
-            *out = a.row(k)[i];
+    // Squares whose lines stay in the cache while they are turned.
+    for first in (0..out.rows()).step_by(TURNED) {
+        for start in (0..a.rows()).step_by(TURNED) {
+            for k in start..a.rows().min(start + TURNED) {
+                let row = &a.row(k)[first..a.cols().min(first + TURNED)];
+                for (i, &x) in row.iter().enumerate() {
+                    out.row_mut(first + i)[k] = x;
+                }
+            }
         }
     }
 }

@@ -12,10 +12,15 @@ use crate::DisjointRows;
 use crate::isa::{Isa, Vectorized};
 use crate::simd::{LANES, Lanes, Simd};
 
-/// Vectors of a panel.
+/// Vectors of a panel, at most.
 const PANEL_VECTORS: usize = 4;
-/// Columns of outputs in a panel.
-pub(super) const PANEL_COLS: usize = PANEL_VECTORS * LANES;
+
+/// How many panels `n` columns make, and the columns of each but the last: as equal as possible in whole vectors.
+pub(super) fn panels(n: usize) -> (usize, usize) {
+    let vectors = n.div_ceil(LANES);
+    let cols = vectors.div_ceil(vectors.div_ceil(PANEL_VECTORS)) * LANES;
+    (n.div_ceil(cols), cols)
+}
 /// Terms of the sums that are packed at a time: 64 KiB, which stay in the second cache level for all rows.
 const PART: usize = 256;
 
@@ -80,7 +85,12 @@ impl Vectorized for Multiply<'_, '_> {
             let is_first = start == 0 && panel.store == Store::Set;
             let packed = &packed[..part.len()];
             if const { S::ACCUMULATORS >= 24 } {
-                panel.row_tiles::<S, 6, PANEL_VECTORS>(s, part, packed, is_first);
+                match panel.cols.len().div_ceil(LANES) {
+                    1 => panel.row_tiles::<S, 6, 1>(s, part, packed, is_first),
+                    2 => panel.row_tiles::<S, 6, 2>(s, part, packed, is_first),
+                    3 => panel.row_tiles::<S, 6, 3>(s, part, packed, is_first),
+                    _ => panel.row_tiles::<S, 6, PANEL_VECTORS>(s, part, packed, is_first),
+                }
             } else if const { S::ACCUMULATORS >= 6 } {
                 panel.row_tiles::<S, 6, 1>(s, part, packed, is_first);
             } else {

@@ -26,7 +26,7 @@ impl Mtp {
         let (c, hidden_size, eps) = (ctx.compute, self.e_proj.cols(), self.hc_config.norm_eps);
         let de_projected = replicate_backward(c, dcombined.view(), self.hc_config.hc_mult);
         let mut raw = ctx.matrix(tokens.len(), hidden_size);
-        embed(c, tokens, &model.embed, raw.view_mut());
+        embed(c, tokens, model.embed.loaded(), raw.view_mut());
         let de = self.half_backward(&raw, de_projected, Half::E, gradients, eps, ctx);
         gradients.with("embed.weight", |sum| embed_backward(tokens, de.view(), sum.view_mut()));
 

@@ -214,8 +214,8 @@ fn stream(stock: &Stock, wish: Wish, chunk: usize, workspace: u64, memory: u64) 
     let plan = (0..=all).rev().find_map(|layers| {
         let transient = if layers < all { stock.transient() } else { 0 };
         let plan = Plan {
-            weights: stock.kept(layers),
-            workspace: workspace + transient,
+            weights: stock.kept_streamed(layers),
+            workspace: workspace + transient + stock.reading_rows(chunk),
             ..outline(stock, wish, chunk)
         };
         let left = memory.checked_sub(plan.total())?;

@@ -3,11 +3,12 @@
 use cuvier_tensor::{Dtype, Int8Panel, panels_of};
 use cuvier_weights::expert_store::ExpertStore;
 use cuvier_weights::{
-    COPIED_BYTES, Checkpoint, Drafter, Family, ModelConfig, Precision, TensorSpec, inventory,
+    COPIED_BYTES, Checkpoint, Drafter, Family, ModelConfig, Precision, StoredRows, TensorSpec, inventory,
 };
 
 use crate::ModelError;
-use crate::load::HEAD;
+use crate::embedding::TOKENS_AT_ONCE;
+use crate::load::{EMBEDDING, HEAD, layer_of};
 
 /// What a checkpoint holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +21,8 @@ pub struct Stock {
     outside: u64,
     /// Of that, the embedding: one row of it is read per token.
     embedding: u64,
+    /// Whether its rows can be read from their file.
+    is_embedding_plain: bool,
     /// The head as it is stored, and in memory.
     head: (u64, u64),
     /// By layer, the MTP block's last, without routed experts.
@@ -85,6 +88,7 @@ impl Stock {
             stored: 0,
             outside: 0,
             embedding: 0,
+            is_embedding_plain: false,
             head: (0, 0),
             layers: vec![LayerBytes::default(); config.num_hidden_layers + usize::from(mtp)],
             experts: 0,
@@ -107,7 +111,10 @@ impl Stock {
             }
             match spec.name.as_str() {
                 HEAD => stock.head = (stored, kept),
-                "embed.weight" => stock.embedding = kept,
+                EMBEDDING => {
+                    stock.embedding = kept;
+                    stock.is_embedding_plain = matches!(dtype, Dtype::BF16 | Dtype::F32);
+                }
                 _ => {}
             }
         }
@@ -136,16 +143,33 @@ impl Stock {
         self.outside + bytes.map(|(i, l)| if i < layers { l.kept } else { l.outline }).sum::<u64>()
     }
 
-    /// What is read for every step of layers that do not stay.
-    pub(super) fn read_per_step(&self, layers: usize) -> u64 {
-        self.backbone().skip(layers).map(|layer| layer.read).sum()
+    /// The same where experts come from disk: the embedding stays there as well, if its rows can be read one by one.
+    pub(super) fn kept_streamed(&self, layers: usize) -> u64 {
+        self.kept(layers) - if self.is_embedding_plain { self.embedding } else { 0 }
     }
 
-    /// Memory of a layer that is read for a step, while it is there.
+    /// Bytes of memory through which a step of `tokens` tokens reads their rows of the embedding.
+    pub(super) fn reading_rows(&self, tokens: usize) -> u64 {
+        StoredRows::reading_bytes(self.embedding_row(), tokens.min(TOKENS_AT_ONCE) as u64)
+    }
+
+    /// Bytes of a token's row of the embedding.
+    fn embedding_row(&self) -> u64 {
+        self.embedding / self.config.vocab_size as u64
+    }
+
+    /// What is read for every token of layers that do not stay, and of the embedding.
+    pub(super) fn read_per_step(&self, layers: usize) -> u64 {
+        let row = if self.is_embedding_plain { self.embedding_row() } else { 0 };
+        row + self.backbone().skip(layers).map(|layer| layer.read).sum::<u64>()
+    }
+
+    /// Memory of a layer that is read for a step, while it is there, and of the next one, as it is stored.
     pub(super) fn transient(&self) -> u64 {
-        let layer = self.layers.iter().map(|layer| layer.kept + layer.largest).max().unwrap_or(0);
+        let most = |bytes: fn(&LayerBytes) -> u64| self.layers.iter().map(bytes).max().unwrap_or(0);
+        let (layer, next) = (most(|layer| layer.kept + layer.largest), most(|layer| layer.read));
         // What is smaller than that comes from heaps, which keep about as much again.
-        layer + layer.min(HEAP_MAX) + COPIED_BYTES
+        layer + layer.min(HEAP_MAX) + next + next.min(HEAP_MAX) + COPIED_BYTES
     }
 
     /// Memory of the largest matrix that is packed, beside its packed form.
@@ -161,9 +185,8 @@ impl Stock {
 
     /// Bytes of weights that a decoded token reads, from wherever they are. The MTP block drafts nothing yet.
     pub(super) fn used_per_token(&self) -> f64 {
-        let row = self.embedding / self.config.vocab_size as u64;
         let layers: u64 = self.backbone().map(|layer| layer.kept).sum();
-        (self.head.1 + row + layers) as f64 + self.experts_per_token()
+        (self.head.1 + self.embedding_row() + layers) as f64 + self.experts_per_token()
     }
 
     fn backbone(&self) -> impl Iterator<Item = &LayerBytes> {
@@ -196,14 +219,4 @@ fn in_memory(spec: &TensorSpec, dtype: Dtype, stored: u64) -> u64 {
         (_, Family::F32, _) | ([_], ..) => 4 * numbers,
         _ => stored,
     }
-}
-
-/// The layer of a tensor, the MTP block being the last; `None` for what is outside of layers.
-fn layer_of(name: &str, config: &ModelConfig) -> Option<usize> {
-    if let Some(rest) = name.strip_prefix("layers.") {
-        return rest.split('.').next()?.parse().ok();
-    }
-    let part = name.strip_prefix("mtp.0.")?;
-    let is_layer = ["attn", "ffn", "hc_attn", "hc_ffn"].iter().any(|prefix| part.starts_with(prefix));
-    is_layer.then_some(config.num_hidden_layers)
 }

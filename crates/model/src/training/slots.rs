@@ -97,7 +97,7 @@ impl Transformer {
         let mut slots = Slots(Vec::new());
         let layers = self.layers.iter_mut().enumerate();
         layers.for_each(|(index, layer)| slots.layer(&format!("layers.{index}"), layer));
-        slots.matrix("embed.weight".to_owned(), &mut self.embed);
+        slots.matrix("embed.weight".to_owned(), self.embed.loaded_mut());
         slots.matrix("head.weight".to_owned(), &mut self.head);
         slots.vector("norm.weight".to_owned(), &mut self.norm);
         slots.0.push(("hc_head".to_owned(), Slot::Head(&mut self.hc_head)));

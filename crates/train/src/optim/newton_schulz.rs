@@ -1,6 +1,6 @@
 //! The nearest orthogonal matrix, by Newton-Schulz iteration.
 
-use cuvier_kernels::{Compute, Store, matmul, transpose};
+use cuvier_kernels::{Compute, Store, matmul, matmul_transposed, transpose};
 use cuvier_tensor::Matrix;
 
 /// Raises small singular values fast, and leaves all of them between 0.7 and 1.2.
@@ -23,32 +23,34 @@ pub(super) struct Iterations {
 /// x = a x + (b (x xᵀ) + c (x xᵀ)²) x        repeatedly; all in f32
 /// ```
 ///
-/// A matrix with more rows than columns is transposed before and after, so that `x xᵀ` has the shorter side.
+/// A matrix with more rows than columns stands for its transpose, so that `x xᵀ` has the shorter side. What is kept is `xᵀ`,
+/// by the columns of `x`: `x xᵀ` and its polynomials are their own transposes, so nothing is turned on the way.
 ///
 /// Source: DeepSeek-V4 report, section on Muon.
 pub(super) fn newton_schulz(compute: &Compute, x: &Matrix, iterations: Iterations) -> Matrix {
     let tall = x.rows() > x.cols();
-    let mut x = if tall { transposed(x) } else { x.clone() };
+    // `xᵀ`, long side first.
+    let mut x = if tall { x.clone() } else { transposed(x) };
     if !normalise(&mut x) {
-        return if tall { transposed(&x) } else { x };
+        return if tall { x } else { transposed(&x) };
     }
-    let side = x.rows();
+    let side = x.cols();
     let mut gram = Matrix::zeros(side, side);
     let mut mix = Matrix::zeros(side, side);
-    let mut change = Matrix::zeros(side, x.cols());
+    let mut change = Matrix::zeros(x.rows(), side);
     let coarse = std::iter::repeat_n(COARSE, iterations.coarse);
     for [a, b, c] in coarse.chain(std::iter::repeat_n(FINE, iterations.fine)) {
-        matmul(compute, x.view(), transposed(&x).view(), Store::Set, gram.view_mut());
+        matmul_transposed(compute, x.view(), x.view(), Store::Set, gram.view_mut());
         matmul(compute, gram.view(), gram.view(), Store::Set, mix.view_mut());
         for (mix, gram) in mix.data_mut().iter_mut().zip(gram.data()) {
             *mix = b * gram + c * *mix;
         }
-        matmul(compute, mix.view(), x.view(), Store::Set, change.view_mut());
+        matmul(compute, x.view(), mix.view(), Store::Set, change.view_mut());
         for (x, change) in x.data_mut().iter_mut().zip(change.data()) {
             *x = a * *x + change;
         }
     }
-    if tall { transposed(&x) } else { x }
+    if tall { x } else { transposed(&x) }
 }
 
 /// Divides by the root of the sum of squares; false if that is zero.

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cuvier_tensor::{Dtype, Storage, Tensor, WeightFormat, WeightMatrix};
 use cuvier_types::{ExpertId, ExpertKey, LayerId};
@@ -34,6 +34,8 @@ pub struct Checkpoint {
     drafter: Drafter,
     ignored: Vec<String>,
     unused: Vec<String>,
+    /// Read before they were asked for.
+    ahead: Mutex<HashMap<String, Tensor>>,
 }
 
 /// What a checkpoint holds beside its backbone to draft tokens with.
@@ -189,8 +191,16 @@ impl Checkpoint {
         let tensors = gather::gather(&files, weight_map, &config)?;
         let listing = if weight_map.is_some() { INDEX } else { SINGLE }.to_owned();
         let drafter = check::drafter(&tensors);
-        let mut checkpoint =
-            Self { config, files, tensors, listing, drafter, ignored: Vec::new(), unused: Vec::new() };
+        let mut checkpoint = Self {
+            config,
+            files,
+            tensors,
+            listing,
+            drafter,
+            ignored: Vec::new(),
+            unused: Vec::new(),
+            ahead: Mutex::default(),
+        };
         let used = checkpoint.check_inventory()?;
         checkpoint.sort_out(&used);
         if depth == Depth::Scales {
@@ -317,6 +327,9 @@ impl Checkpoint {
             return Err(self.wrong_dtype(name, place.dtype.name(), "a dtype of DeepSeek-V4"));
         };
         if let Some(file) = &self.files[place.file].direct {
+            if let Some(tensor) = self.ahead().remove(name) {
+                return Ok(tensor);
+            }
             let bytes = file.read(place.range.start as u64..place.range.end as u64)?;
             if dtype == Dtype::F8E8M0
                 && let Some(element) = values::not_finite(&bytes, dtype)
@@ -333,6 +346,30 @@ impl Checkpoint {
         let storage = Storage::clone(&self.files[place.file].storage);
         Tensor::new(storage, place.range.clone(), dtype, place.shape.clone())
             .map_err(|source| self.entry(name, source.to_string()))
+    }
+
+    /// Reads tensors, and their scales, of a checkpoint that was [opened to be streamed](Self::open_streamed), so that
+    /// [`tensor`](Self::tensor) has them at once, each for one time. What cannot be read is left for then.
+    pub fn read_ahead(&self, names: &[String]) {
+        let scales = names.iter().filter(|name| name.ends_with(".weight")).map(|name| scale_name(name));
+        let mut names: Vec<String> = names.iter().cloned().chain(scales).collect();
+        names.retain(|name| self.tensors.contains_key(name));
+        names.sort_by_key(|name| (self.tensors[name].file, self.tensors[name].range.start));
+        for name in names {
+            if let Ok(tensor) = self.tensor(&name) {
+                self.ahead().insert(name, tensor);
+            }
+        }
+    }
+
+    /// Gives up what was read ahead and not asked for.
+    pub fn forget_read_ahead(&self) {
+        self.ahead().clear();
+    }
+
+    /// A thread that panicked while it held the lock leaves tensors that are whole.
+    fn ahead(&self) -> MutexGuard<'_, HashMap<String, Tensor>> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How the tensor of that official name is stored, and its bytes, those of its scales included. `None`: there is none

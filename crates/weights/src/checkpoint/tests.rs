@@ -546,3 +546,22 @@ fn headers_of_a_hundred_thousand_tensors_are_read_quickly() {
     assert_eq!(Checkpoint::open(folder.path()).unwrap().unused().len(), 100_000);
     assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }
+
+#[test]
+fn what_is_read_ahead_is_given_once_and_is_what_the_file_has() {
+    let (folder, whole) = written(&tiny(), |_| {});
+    let streamed = Checkpoint::open_streamed(folder.path()).expect("it opens");
+    let names = ["layers.1.attn.wq_a.weight", "norm.weight", "layers.9.attn.wkv.weight"].map(str::to_owned);
+    streamed.read_ahead(&names);
+    let scale = "layers.1.attn.wq_a.scale";
+    assert_eq!(streamed.ahead().len(), 3, "two of them, and the scales of one");
+    for name in [&names[0], &names[1], scale, &names[0]] {
+        let (got, want) =
+            (streamed.tensor(name).expect("it is there"), whole.tensor(name).expect("it is there"));
+        assert!(got.bytes() == want.bytes() && got.shape() == want.shape());
+    }
+    assert!(streamed.ahead().is_empty(), "each was given");
+    streamed.read_ahead(&names);
+    streamed.forget_read_ahead();
+    assert!(streamed.ahead().is_empty());
+}

@@ -90,16 +90,17 @@ impl ExpertStore {
     pub fn expert_bytes(checkpoint: &Checkpoint) -> Result<u64, WeightsError> {
         let mut most = 0;
         for layer in layers(checkpoint) {
-            // The experts of a layer lie alike, but for where blocks begin.
+            // The experts of a layer lie alike, but for where in a block each piece begins.
             let key = ExpertKey { layer, expert: ExpertId(0) };
-            most = most.max(Layout::new(&checkpoint.expert_places(key)?).bytes());
+            let layout = Layout::new(&checkpoint.expert_places(key)?);
+            most = most.max(layout.bytes() + layout.pieces.len() * ALIGN);
         }
-        Ok(most as u64 + Self::SLACK_BYTES)
+        Ok(most as u64)
     }
 
-    /// Bytes that an expert in a store may take beyond its own: whole blocks around each of six tensors, where they lie
-    /// apart, and room to begin at a block in memory.
-    pub const SLACK_BYTES: u64 = 8 * ALIGN as u64;
+    /// Bytes that an expert in a store may take beyond its own, where its tensors lie side by side: the rest of its first and
+    /// last blocks.
+    pub const SLACK_BYTES: u64 = 2 * ALIGN as u64;
 
     /// The fewest experts that a store can work with: one computed with while others are read.
     pub const CAPACITY_MIN: usize = 4;
