@@ -19,9 +19,14 @@ fn main() {
         println!("{}, {threads} threads: {:.0} GFLOP/s", c.isa().name(), roof / 1e9);
         let bench = Bench { c, roof, filter: filter.clone() };
         // Dense matrices of all tokens, then an expert's of its own.
-        for (tokens, input, output) in
-            [(4096, 128, 128), (4096, 128, 64), (4096, 256, 64), (512, 128, 96), (512, 96, 128), (500, 64, 64)]
-        {
+        for (tokens, input, output) in [
+            (4096, 128, 128),
+            (4096, 128, 64),
+            (4096, 256, 64),
+            (512, 128, 96),
+            (512, 96, 128),
+            (500, 64, 64),
+        ] {
             bench.linear(tokens, input, output);
         }
         for (long, short) in [(128, 96), (128, 64), (256, 128)] {

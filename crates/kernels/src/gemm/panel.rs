@@ -141,13 +141,22 @@ impl<'a, W: Rows<'a>> Panels<'_, '_, W> {
             }
             let w = &panel[group * PART_VECTORS..][..x.len()];
             let sums = decoded_tile::<S, R, T>(s, w, x, sums);
-            for r in 0..R {
-                for t in 0..T {
-                    if !part.is_last {
+            if !part.is_last {
+                for r in 0..R {
+                    for t in 0..T {
                         s.store(sums[r][t], &mut place[r][t].0);
-                    } else if group * R + r < n_rows {
-                        self.out[(first + t) * n_rows + group * R + r] = s.sum(sums[r][t]);
                     }
+                }
+                continue;
+            }
+            let rows = group * R..n_rows.min((group + 1) * R);
+            for t in 0..T {
+                let lanes: [S::V; R] = std::array::from_fn(|r| sums[r][t]);
+                let out = &mut self.out[(first + t) * n_rows..][rows.clone()];
+                let sums = added_up(s, lanes);
+                match out.as_mut_array() {
+                    Some(all) => *all = sums,
+                    None => out.copy_from_slice(&sums[..out.len()]),
                 }
             }
         }
@@ -167,4 +176,19 @@ impl<'a, W: Rows<'a>> Panels<'_, '_, W> {
             }
         }
     }
+}
+
+/// The sum of all lanes of each vector; of four vectors at once where there are four.
+#[inline(always)]
+fn added_up<S: Simd, const R: usize>(s: S, lanes: [S::V; R]) -> [f32; R] {
+    let mut sums = [0.0; R];
+    let (fours, rest) = lanes.as_chunks::<4>();
+    let (sums_of_four, sums_of_rest) = sums.as_chunks_mut::<4>();
+    for (sums, four) in sums_of_four.iter_mut().zip(fours) {
+        *sums = s.sum_four(*four);
+    }
+    for (sum, one) in sums_of_rest.iter_mut().zip(rest) {
+        *sum = s.sum(*one);
+    }
+    sums
 }

@@ -14,7 +14,7 @@ mod tests;
 use tile::{Left, Panel, panels};
 
 /// Rows of outputs that one task computes: a panel of the right matrix is packed once for all of them.
-const BLOCK_ROWS: usize = 48;
+const BLOCK_ROWS: usize = 192;
 
 /// Rows and columns that are turned together.
 const TURNED: usize = 16;

@@ -89,7 +89,7 @@ impl Vectorized for Multiply<'_, '_> {
                     1 => panel.row_tiles::<S, 6, 1>(s, part, packed, is_first),
                     2 => panel.row_tiles::<S, 6, 2>(s, part, packed, is_first),
                     3 => panel.row_tiles::<S, 6, 3>(s, part, packed, is_first),
-                    _ => panel.row_tiles::<S, 6, PANEL_VECTORS>(s, part, packed, is_first),
+                    _ => panel.row_tiles::<S, 5, PANEL_VECTORS>(s, part, packed, is_first),
                 }
             } else if const { S::ACCUMULATORS >= 6 } {
                 panel.row_tiles::<S, 6, 1>(s, part, packed, is_first);
@@ -100,13 +100,20 @@ impl Vectorized for Multiply<'_, '_> {
     }
 }
 
-/// Copies the columns `cols` of the rows `part` of `b`, zeros behind the last.
+/// Copies the columns `cols` of the rows `part` of `b`, the last vector filled up with zeros.
 #[inline(always)]
 fn pack(b: MatRef<'_>, part: Range<usize>, cols: Range<usize>, packed: &mut [[Lanes; PANEL_VECTORS]]) {
     for (row, packed) in part.zip(packed) {
-        let (own, rest) = Lanes::flat_mut(packed).split_at_mut(cols.len());
-        own.copy_from_slice(&b.row(row)[cols.clone()]);
-        rest.fill(0.0);
+        // Vector by vector: lengths that only the program knows would be copied by a call each.
+        let (vectors, rest) = b.row(row)[cols.clone()].as_chunks::<LANES>();
+        for (to, from) in packed.iter_mut().zip(vectors) {
+            to.0 = *from;
+        }
+        if !rest.is_empty() {
+            let mut last = [0.0; LANES];
+            last[..rest.len()].copy_from_slice(rest);
+            packed[vectors.len()].0 = last;
+        }
     }
 }
 
@@ -175,10 +182,21 @@ impl<const R: usize, const V: usize> Vectorized for Tile<'_, R, V> {
             "terms of the left matrix"
         );
         let mut sums = [[s.splat(0.0); V]; R];
-        if !is_first {
+        // Whole vectors apart, so that sums stay in registers from load to store.
+        let is_whole = panel.cols.len() >= (vector + V) * LANES;
+        if !is_first && is_whole {
             for r in 0..R {
+                let (out, _) = self.out(first + r).as_chunks();
+                let out: &[_; V] = out.first_chunk().expect("whole vectors");
                 for v in 0..V {
-                    sums[r][v] = s.load_partial(self.out(first + r, vector + v), 0.0);
+                    sums[r][v] = s.load(&out[v]);
+                }
+            }
+        } else if !is_first {
+            for r in 0..R {
+                let mut parts = self.out(first + r).chunks(LANES);
+                for v in 0..V {
+                    sums[r][v] = s.load_partial(parts.next().unwrap_or(&[]), 0.0);
                 }
             }
         }
@@ -195,23 +213,34 @@ impl<const R: usize, const V: usize> Vectorized for Tile<'_, R, V> {
                 }
             }
         }
-        for r in 0..R {
-            for v in 0..V {
-                s.store_partial(sums[r][v], self.out(first + r, vector + v));
+        if is_whole {
+            for r in 0..R {
+                let (out, _) = self.out(first + r).as_chunks_mut();
+                let out: &mut [_; V] = out.first_chunk_mut().expect("whole vectors");
+                for v in 0..V {
+                    s.store(sums[r][v], &mut out[v]);
+                }
+            }
+        } else {
+            for r in 0..R {
+                let mut parts = self.out(first + r).chunks_mut(LANES);
+                for v in 0..V {
+                    s.store_partial(sums[r][v], parts.next().unwrap_or(&mut []));
+                }
             }
         }
     }
 }
 
 impl<const R: usize, const V: usize> Tile<'_, R, V> {
-    /// The columns of vector `vector` of the panel in output row `row`; none behind the last.
+    /// The tile's columns in output row `row`, as far as the panel has them.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
-    fn out(&self, row: usize, vector: usize) -> &mut [f32] {
+    fn out(&self, row: usize) -> &mut [f32] {
         let Range { start, end } = self.panel.cols;
-        let start = end.min(start + vector * LANES);
+        let start = end.min(start + self.vector * LANES);
         // SAFETY: the panel's rows and columns are its own, it is computed on one thread, and each borrow ends
         // before the next one begins.
-        unsafe { self.panel.out.part(row, start..end.min(start + LANES)) }
+        unsafe { self.panel.out.part(row, start..end.min(start + V * LANES)) }
     }
 }

@@ -51,6 +51,13 @@ impl Popularity {
         Self { by_rank, cumulative }
     }
 
+    /// By expert: how many are less popular.
+    fn ranks(&self) -> Vec<u64> {
+        let mut ranks = vec![0; N_EXPERTS];
+        self.by_rank.iter().rev().zip(0..).for_each(|(&expert, rank)| ranks[usize::from(expert)] = rank);
+        ranks
+    }
+
     fn draw(&self, random: &mut Random) -> u16 {
         let place = random.unit() * self.cumulative[N_EXPERTS - 1];
         self.by_rank[self.cumulative.partition_point(|&sum| sum <= place)]
@@ -115,7 +122,9 @@ fn generate(name: &str, kind: Kind, n_tokens: usize) -> Trace {
         }
         steps.push(step(1));
     }
-    Trace { name: name.to_owned(), n_layers: N_LAYERS, n_experts: N_EXPERTS, steps }
+    let is_fixed = kind.topical == 0.0 && kind.sticky == 0.0;
+    let popularity = is_fixed.then(|| shared.iter().flat_map(Popularity::ranks).collect());
+    Trace { name: name.to_owned(), n_layers: N_LAYERS, n_experts: N_EXPERTS, steps, popularity }
 }
 
 /// The experts of one layer in a step of `n_tokens`.

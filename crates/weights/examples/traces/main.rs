@@ -41,9 +41,9 @@ fn run() -> Result<(), String> {
     }
     traces.extend(generate::all(n_tokens));
     println!(
-        "| trace | memory | hits, optimum | hits, policy | policy | popularity known | LFU | LFU in cache | LRU |"
+        "| trace | memory | hits, optimum | hits, policy | policy | draws known | popularity in hindsight | LFU | LFU in cache | LRU |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     traces.iter().for_each(print_rows);
     Ok(())
 }
@@ -58,13 +58,15 @@ fn print_rows(trace: &Trace) {
         let hits = |reads: usize| 100.0 * (1.0 - reads as f64 / trace.n_uses() as f64);
         let times = |reads: usize| reads as f64 / optimum as f64;
         let rule = |mut rule: Box<dyn Rule>| times(reads(&sets, capacity, &mut *rule));
+        let known = trace.popularity.as_ref().map(|popularity| rule(Box::new(Popular::by(popularity))));
+        let known = known.map(|times| format!("{times:.2}")).unwrap_or_default();
         println!(
-            "| {} | {percent} % | {:.1} % | {:.1} % | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |",
+            "| {} | {percent} % | {:.1} % | {:.1} % | {:.2} | {known} | {:.2} | {:.2} | {:.2} | {:.2} |",
             trace.name,
             hits(optimum),
             hits(policy),
             times(policy),
-            rule(Box::new(Popular::new(&sets))),
+            rule(Box::new(Popular::in_hindsight(&sets))),
             rule(Box::new(Lfu::perfect(&sets))),
             rule(Box::new(Lfu::in_cache(&sets))),
             rule(Box::new(Lru)),

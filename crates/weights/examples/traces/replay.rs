@@ -113,18 +113,23 @@ impl Rule for Lfu {
     }
 }
 
-/// The one leaves that the whole trace uses least. It knows how popular each expert is, and nothing else of the
-/// future: where uses are drawn from a fixed popularity, no rule that does not see the draws does better.
+/// The least popular one leaves. Where uses are drawn from a fixed popularity that the rule knows, none that does not see the
+/// draws does better (Aho, Denning and Ullman, "Principles of optimal page replacement", 1971).
 pub struct Popular {
     counts: Vec<u64>,
 }
 
 impl Popular {
-    /// For exactly these sets.
-    pub fn new(sets: &[Vec<usize>]) -> Self {
+    /// Popularity is how often exactly these sets use an expert: that is known of the future, too.
+    pub fn in_hindsight(sets: &[Vec<usize>]) -> Self {
         let mut counts = vec![0; n_experts(sets)];
         sets.iter().flatten().for_each(|&expert| counts[expert] += 1);
         Self { counts }
+    }
+
+    /// Popularity is what experts are drawn by.
+    pub fn by(popularity: &[u64]) -> Self {
+        Self { counts: popularity.to_vec() }
     }
 }
 

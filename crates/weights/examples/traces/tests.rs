@@ -36,6 +36,7 @@ fn trace() -> impl Strategy<Value = Trace> {
         n_layers: 2,
         n_experts: 6,
         steps,
+        popularity: None,
     })
 }
 
@@ -50,7 +51,7 @@ proptest! {
     fn no_rule_reads_less_than_belady(trace in trace(), capacity in 0_usize..12) {
         let sets = trace.sets();
         let belady = reads(&sets, capacity, &mut Belady::new(&sets));
-        let (mut popular, mut perfect) = (Popular::new(&sets), Lfu::perfect(&sets));
+        let (mut popular, mut perfect) = (Popular::in_hindsight(&sets), Lfu::perfect(&sets));
         let mut in_cache = Lfu::in_cache(&sets);
         let rules: [&mut dyn Rule; 4] = [&mut Lru, &mut popular, &mut perfect, &mut in_cache];
         for rule in rules {
@@ -67,6 +68,23 @@ fn with_room_for_all_every_expert_is_read_once() {
         let used: std::collections::BTreeSet<_> = sets.iter().flatten().collect();
         assert_eq!(policy_reads(&trace, trace.n_total()), used.len());
         assert_eq!(reads(&sets, trace.n_total(), &mut Lru), used.len());
+    }
+}
+
+/// Of experts that are drawn alike in every step, the likelier one is used more often.
+#[test]
+fn what_is_said_to_be_popular_is() {
+    let traces = generate::all(400);
+    let known: Vec<_> = traces.iter().filter_map(|trace| Some((trace, trace.popularity.as_ref()?))).collect();
+    assert_eq!(known.len(), 3);
+    for (trace, popularity) in known {
+        let mut uses = vec![0; trace.n_total()];
+        trace.sets().iter().flatten().for_each(|&expert| uses[expert] += 1);
+        let of_rank = |from: u64, to: u64| -> usize {
+            uses.iter().zip(popularity).filter(|(_, p)| (from..to).contains(p)).map(|(uses, _)| uses).sum()
+        };
+        let quarters = [of_rank(0, 64), of_rank(64, 128), of_rank(128, 192), of_rank(192, 256)];
+        assert!(quarters.is_sorted_by(|less, more| less < more), "{}: {quarters:?}", trace.name);
     }
 }
 

@@ -17,6 +17,9 @@ pub struct Trace {
     pub n_experts: usize,
     /// Of each step, of each layer: the experts that it used, each once, ascending.
     pub steps: Vec<Vec<Vec<u16>>>,
+    /// By the expert's number in the whole model, the more the likelier it is in any step, whatever came before. `None`: nobody
+    /// knows, or it changes.
+    pub popularity: Option<Vec<u64>>,
 }
 
 impl Trace {
@@ -27,7 +30,8 @@ impl Trace {
     pub fn read(path: &Path, name: &str) -> Result<Self, String> {
         let problem = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
         let text = fs::read_to_string(path).map_err(|error| problem(&error))?;
-        let mut trace = Self { name: name.to_owned(), n_layers: 0, n_experts: 0, steps: Vec::new() };
+        let mut trace =
+            Self { name: name.to_owned(), n_layers: 0, n_experts: 0, steps: Vec::new(), popularity: None };
         for line in text.lines() {
             let layers: Vec<Vec<Vec<u16>>> = serde_json::from_str(line).map_err(|error| problem(&error))?;
             if !trace.steps.is_empty() && layers.len() != trace.n_layers {
