@@ -245,12 +245,20 @@ impl Bench<'_> {
         Ok((speeds, reads))
     }
 
-    /// Token ids spread over the vocabulary.
     fn ids(&self, count: usize, seed: u64) -> Vec<TokenId> {
-        let vocab_size = self.model.config().vocab_size as u64;
-        let mix = |i: u64| (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15 ^ seed) >> 20;
-        (0..count as u64).map(|i| TokenId((mix(i) % vocab_size) as u32)).collect()
+        ids(self.model.config().vocab_size, count, seed)
     }
+}
+
+/// Token ids spread over the vocabulary, others for each seed (SplitMix64).
+fn ids(vocab_size: usize, count: usize, seed: u64) -> Vec<TokenId> {
+    let mix = |i: u64| {
+        let z = ((seed << 32) + i).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    };
+    (0..count as u64).map(|i| TokenId((mix(i) % vocab_size as u64) as u32)).collect()
 }
 
 fn check_finite(logits: &Matrix) -> anyhow::Result<()> {
@@ -356,4 +364,21 @@ fn cpu_name() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = info.lines().find_map(|line| line.strip_prefix("model name"));
     line.map_or(std::env::consts::ARCH, |line| line.trim_start_matches([' ', '\t', ':'])).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_round_has_tokens_of_its_own() {
+        let vocab_size = 129_280;
+        let rounds: Vec<Vec<TokenId>> = (1..6).map(|seed| ids(vocab_size, 200, seed)).collect();
+        let mut all: Vec<TokenId> = rounds.concat();
+        assert!(all.iter().all(|id| (id.0 as usize) < vocab_size));
+        all.sort_unstable();
+        all.dedup();
+        // A thousand draws from as many tokens repeat four, give or take.
+        assert!(all.len() > 980, "{} of 1000 differ", all.len());
+    }
 }

@@ -1,10 +1,15 @@
 //! The gradient of the routed experts, or of the shared one.
 
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
 use cuvier_tensor::{MatMut, MatRef, Matrix};
 
 use super::{Dispatch, ExpertWeights};
-use crate::gemm::decoded;
-use crate::{Activations, Compute, Lent, Store, gemm, matmul, matmul_transposed, swiglu_backward};
+use crate::gemm::{MIN_PRODUCTS, decoded};
+use crate::{
+    Activations, Compute, DisjointRows, Lent, Store, gemm, matmul, matmul_transposed, swiglu_backward,
+};
 
 #[cfg(test)]
 mod tests;
@@ -56,27 +61,83 @@ pub fn experts_backward(
     dx: &mut Matrix,
 ) -> Lent {
     let dispatch = Dispatch::new(c, ids, weights);
+    let (n_pairs, dim) = (ids.data().len(), x.cols());
+    let (mut dinputs, mut of_pairs) = (c.matrix(n_pairs, dim), c.matrix(n_pairs, 1));
+    let (mut dinputs_left, mut of_pairs_left) = (dinputs.data_mut(), of_pairs.data_mut());
+    let mut gradients = gradients.iter_mut().enumerate();
+    let mut tasks = Vec::with_capacity(dispatch.chosen.len());
+    for (id, pairs) in &dispatch.chosen {
+        let id = usize::from(*id);
+        let gradients = gradients.find(|(of, _)| *of == id).expect("gradients of every expert").1;
+        let own = dinputs_left.split_off_mut(..pairs.len() * dim).expect("rows of all pairs");
+        let of_pairs = of_pairs_left.split_off_mut(..pairs.len()).expect("all pairs");
+        let pairs = pairs.clone();
+        tasks.push(Mutex::new(Some(Task { expert: &experts[id], pairs, gradients, dinputs: own, of_pairs })));
+    }
+    // An expert is one thread's: no two share a sum.
+    c.for_each(tasks.len(), |i| {
+        if let Some(task) = tasks[i].lock().unwrap_or_else(PoisonError::into_inner).take() {
+            task.run(c, x, dout, &dispatch, swiglu_limit);
+        }
+    });
+    add_to_tokens(c, &dispatch, &dinputs, dx);
     let mut dweights = c.matrix(weights.rows(), weights.cols());
     for (id, pairs) in &dispatch.chosen {
-        let tokens = &dispatch.tokens.data()[pairs.clone()];
-        let inputs = gather(c, x, tokens);
-        let mut of_pairs = c.matrix(tokens.len(), 1);
-        let pass = Pass {
-            x: inputs.view(),
-            weights: &dispatch.weights.data()[pairs.clone()],
-            expert: &experts[usize::from(*id)],
-            limit: swiglu_limit,
-            dout: gather(c, dout, tokens),
-        };
-        let dinputs = pass.run(c, &mut gradients[usize::from(*id)], of_pairs.data_mut());
-        for (i, &token) in tokens.iter().enumerate() {
-            let token = token as usize;
-            dx.row_mut(token).iter_mut().zip(dinputs.row(i)).for_each(|(dx, d)| *dx += d);
+        for pair in pairs.clone() {
+            let token = dispatch.tokens.data()[pair] as usize;
             let slot = ids.row(token).iter().position(|of| of == id).expect("the token chose this expert");
-            dweights.row_mut(token)[slot] = of_pairs.data()[i];
+            dweights.row_mut(token)[slot] = of_pairs.data()[pair];
         }
     }
     dweights
+}
+
+/// What one expert has to do.
+struct Task<'a, 'g> {
+    expert: &'a ExpertWeights,
+    pairs: Range<usize>,
+    gradients: &'a mut ExpertGradients<'g>,
+    /// Gradient of the inputs of its pairs, `[pairs, dim]`.
+    dinputs: &'a mut [f32],
+    /// Gradient of their routing weights.
+    of_pairs: &'a mut [f32],
+}
+
+impl Task<'_, '_> {
+    fn run(self, c: &Compute, x: MatRef<'_>, dout: MatRef<'_>, dispatch: &Dispatch, limit: f32) {
+        let tokens = &dispatch.tokens.data()[self.pairs.clone()];
+        let inputs = gather(c, x, tokens);
+        let weights = &dispatch.weights.data()[self.pairs];
+        let dout = gather(c, dout, tokens);
+        let pass = Pass { x: inputs.view(), weights, expert: self.expert, limit, dout };
+        let dinputs = pass.run(c, self.gradients, self.of_pairs);
+        self.dinputs.copy_from_slice(dinputs.data());
+    }
+}
+
+/// Adds the rows of all pairs to those of their tokens, for each token in ascending order of experts.
+fn add_to_tokens(c: &Compute, dispatch: &Dispatch, dinputs: &Matrix, dx: &mut Matrix) {
+    let k = dispatch.tokens.data().len() / dispatch.n_tokens.max(1);
+    let mut pairs_of = c.matrix::<u32>(dispatch.n_tokens, k);
+    let mut known = c.matrix::<u32>(dispatch.n_tokens, 1);
+    known.data_mut().fill(0);
+    // Pairs are numbered by experts.
+    for (pair, &token) in (0..).zip(dispatch.tokens.data()) {
+        let known = &mut known.data_mut()[token as usize];
+        pairs_of.row_mut(token as usize)[*known as usize] = pair;
+        *known += 1;
+    }
+    let dim = dinputs.cols();
+    let dx = DisjointRows::new(dx.data_mut(), dim);
+    c.for_each_range(dispatch.n_tokens, MIN_PRODUCTS / (k * dim).max(1), |tokens| {
+        for token in tokens {
+            // SAFETY: a token lies in one range only.
+            let dx = unsafe { dx.part(token, 0..dim) };
+            for &pair in pairs_of.row(token) {
+                dx.iter_mut().zip(dinputs.row(pair as usize)).for_each(|(dx, d)| *dx += d);
+            }
+        }
+    });
 }
 
 /// Gradient of one expert that sees every token with the weight 1: the shared one. Arguments as in
