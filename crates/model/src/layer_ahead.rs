@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use cuvier_weights::{Checkpoint, Drafter, Family, inventory};
+use cuvier_weights::{Checkpoint, Family, inventory};
 
 use crate::load::layer_of;
 
@@ -11,7 +11,7 @@ use crate::load::layer_of;
 /// read is left to who asks for it, and hears of it then.
 pub(crate) struct LayerAhead {
     checkpoint: Arc<Checkpoint>,
-    /// By layer; none of those that stay in memory.
+    /// By layer; none of those that stay in memory, nor of the MTP block, which not every step runs.
     names: Vec<Arc<[String]>>,
     reading: Mutex<Option<JoinHandle<()>>>,
 }
@@ -20,8 +20,8 @@ impl LayerAhead {
     /// For the layers from `first` on.
     pub(crate) fn new(checkpoint: Arc<Checkpoint>, first: usize) -> Self {
         let config = checkpoint.config();
-        let mut names = vec![Vec::new(); config.num_hidden_layers + 1];
-        for spec in inventory(config, checkpoint.drafter() == Drafter::Mtp).iter() {
+        let mut names = vec![Vec::new(); config.num_hidden_layers];
+        for spec in inventory(config, false).iter() {
             if let Some(layer) = layer_of(&spec.name, config)
                 && layer >= first
                 && spec.family != Family::Expert
@@ -32,7 +32,7 @@ impl LayerAhead {
         Self { names: names.into_iter().map(Arc::from).collect(), checkpoint, reading: Mutex::default() }
     }
 
-    /// Begins to read layer `index`, if it does not stay in memory; what was begun before must have ended.
+    /// Begins to read layer `index`, if there is one and it does not stay in memory; what was begun before must have ended.
     pub(crate) fn begin(&self, index: usize) {
         let Some(names) = self.names.get(index).filter(|names| !names.is_empty()).cloned() else { return };
         let checkpoint = Arc::clone(&self.checkpoint);

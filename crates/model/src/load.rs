@@ -146,9 +146,7 @@ impl Streamed {
         let loader = Loader { checkpoint, compute, config, tables, store, depth: Depth::Whole };
         self.ahead.end();
         let layer = loader.layer(LayerId(index as u16))?;
-        if index + 1 < config.num_hidden_layers {
-            self.ahead.begin(index + 1);
-        }
+        self.ahead.begin(index + 1);
         Ok(Some(layer))
     }
 }
