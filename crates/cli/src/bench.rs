@@ -188,7 +188,8 @@ impl Bench<'_> {
         let bytes_per_token = self.model.decode_weight_bytes(slots) / slots as f64 + kv_bytes as f64;
         let roof_share = median(&speeds) * bytes_per_token / self.roof.memory_bytes_per_s;
         if let (Some(reads), Some(disk)) = (&mut reads, self.disk_bytes_per_s) {
-            let from_disk = reads.all.bytes as f64 / reads.tokens as f64 / disk;
+            let bytes = reads.all.bytes + reads.all.other_bytes;
+            let from_disk = bytes as f64 / reads.tokens as f64 / disk;
             reads.bound_share =
                 from_disk.max(bytes_per_token / self.roof.memory_bytes_per_s) * median(&speeds);
         }
@@ -348,6 +349,9 @@ fn reads_json(reads: &Reads) -> serde_json::Value {
             "bytes": reads.bytes,
             "reading_s": reads.reading.as_secs_f64(),
             "waiting_s": reads.waiting.as_secs_f64(),
+            "other_bytes": reads.other_bytes,
+            "other_reading_s": reads.other_reading.as_secs_f64(),
+            "other_waiting_s": reads.other_waiting.as_secs_f64(),
         })
     };
     let layers: Vec<_> = reads.by_layer.iter().map(of).collect();

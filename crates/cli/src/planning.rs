@@ -41,12 +41,22 @@ pub fn reads(reads: &LayerReads, tokens: usize) -> String {
     let per_token = reads.bytes.checked_div(tokens as u64).unwrap_or(0);
     let waiting = reads.waiting.as_secs_f64();
     let rate = if reads.reading.is_zero() { 0.0 } else { reads.bytes as f64 / reads.reading.as_secs_f64() };
-    format!(
+    let mut line = format!(
         "experts {:.0} % in memory, {} read per token at {:.2} GB/s a reader, {waiting:.2} s of it waited for",
         100.0 * reads.hit_share(),
         show_size(per_token),
         rate / 1e9,
-    )
+    );
+    if reads.other_bytes > 0 {
+        let rate = reads.other_bytes as f64 / reads.other_reading.as_secs_f64();
+        let per_token = show_size(reads.other_bytes.checked_div(tokens as u64).unwrap_or(0));
+        let waiting = reads.other_waiting.as_secs_f64();
+        line += &format!(
+            "; other weights {per_token} per token at {:.2} GB/s, {waiting:.2} s of it waited for",
+            rate / 1e9
+        );
+    }
+    line
 }
 
 fn sequences(slots: usize) -> String {

@@ -144,7 +144,7 @@ impl Streamed {
         }
         let (checkpoint, config, store) = (&*self.checkpoint, self.checkpoint.config(), Some(&self.store));
         let loader = Loader { checkpoint, compute, config, tables, store, depth: Depth::Whole };
-        self.ahead.end();
+        self.ahead.bring(index);
         let layer = loader.layer(LayerId(index as u16))?;
         self.ahead.begin(index + 1);
         Ok(Some(layer))

@@ -149,9 +149,13 @@ impl Transformer {
         }
     }
 
-    /// What was read of routed experts so far, by layer, the MTP block last. `None`: all weights are in memory.
+    /// What was read so far, by layer, the MTP block last: routed experts, and other weights where they do not stay in memory.
+    /// `None`: all weights are in memory.
     pub fn expert_reads(&self) -> Option<Vec<LayerReads>> {
-        self.streamed.as_ref().map(|streamed| streamed.store.reads())
+        let Streamed { store, ahead, .. } = self.streamed.as_ref()?;
+        Some(
+            store.reads().into_iter().zip(ahead.reads()).map(|(experts, other)| experts.and(other)).collect(),
+        )
     }
 
     fn logits(&self, streams: &Streams, ctx: &mut Ctx<'_>) -> Lent {

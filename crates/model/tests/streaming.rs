@@ -174,6 +174,22 @@ fn what_was_read_once_and_fits_is_not_read_again() {
 }
 
 #[test]
+fn layers_that_do_not_stay_are_read_once_a_step() {
+    let written = written(Precision::Official);
+    let model = streamed(&written.folder, 5 * N_EXPERTS, 2);
+    let other = || model.expert_reads().expect("it streams").into_iter().map(|reads| reads.other_bytes);
+    logits(&model, &[tokens(1, 30)]).expect("it runs");
+    let once: Vec<u64> = other().collect();
+    // The MTP block was not asked for.
+    assert!(
+        once.iter().enumerate().all(|(layer, &bytes)| (bytes > 0) == (2..5).contains(&layer)),
+        "{once:?}"
+    );
+    logits(&model, &[tokens(2, 30)]).expect("it runs");
+    assert!(other().zip(&once).all(|(twice, once)| twice == 2 * once), "{once:?}");
+}
+
+#[test]
 fn more_memory_never_reads_more() {
     let written = written(Precision::Official);
     let reads = |experts: usize| {

@@ -349,17 +349,21 @@ impl Checkpoint {
     }
 
     /// Reads tensors, and their scales, of a checkpoint that was [opened to be streamed](Self::open_streamed), so that
-    /// [`tensor`](Self::tensor) has them at once, each for one time. What cannot be read is left for then.
-    pub fn read_ahead(&self, names: &[String]) {
+    /// [`tensor`](Self::tensor) has them at once, each for one time. What cannot be read is left for then. Returns how many
+    /// bytes were read.
+    pub fn read_ahead(&self, names: &[String]) -> u64 {
         let scales = names.iter().filter(|name| name.ends_with(".weight")).map(|name| scale_name(name));
         let mut names: Vec<String> = names.iter().cloned().chain(scales).collect();
         names.retain(|name| self.tensors.contains_key(name));
         names.sort_by_key(|name| (self.tensors[name].file, self.tensors[name].range.start));
+        let mut bytes = 0;
         for name in names {
             if let Ok(tensor) = self.tensor(&name) {
+                bytes += tensor.bytes().len() as u64;
                 self.ahead().insert(name, tensor);
             }
         }
+        bytes
     }
 
     /// Gives up what was read ahead and not asked for.

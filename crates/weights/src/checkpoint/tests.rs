@@ -552,8 +552,12 @@ fn what_is_read_ahead_is_given_once_and_is_what_the_file_has() {
     let (folder, whole) = written(&tiny(), |_| {});
     let streamed = Checkpoint::open_streamed(folder.path()).expect("it opens");
     let names = ["layers.1.attn.wq_a.weight", "norm.weight", "layers.9.attn.wkv.weight"].map(str::to_owned);
-    streamed.read_ahead(&names);
     let scale = "layers.1.attn.wq_a.scale";
+    let want: usize = [&names[0], &names[1], scale]
+        .map(|name| whole.tensor(name).expect("it is there").bytes().len())
+        .iter()
+        .sum();
+    assert_eq!(streamed.read_ahead(&names), want as u64);
     assert_eq!(streamed.ahead().len(), 3, "two of them, and the scales of one");
     for name in [&names[0], &names[1], scale, &names[0]] {
         let (got, want) =

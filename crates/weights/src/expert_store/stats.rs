@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What happened to the experts of one layer.
+/// What happened to the experts of one layer, and to its other weights, where those do not stay in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LayerReads {
     /// Experts that a step needed and that were in memory.
@@ -17,6 +17,12 @@ pub struct LayerReads {
     pub reading: Duration,
     /// Time that a step waited for it: what was not hidden behind computing.
     pub waiting: Duration,
+    /// Bytes read of other weights than routed experts. A store reads none.
+    pub other_bytes: u64,
+    /// Time that reading them took.
+    pub other_reading: Duration,
+    /// Time that a step waited for them.
+    pub other_waiting: Duration,
 }
 
 impl LayerReads {
@@ -30,6 +36,9 @@ impl LayerReads {
             bytes: self.bytes + other.bytes,
             reading: self.reading + other.reading,
             waiting: self.waiting + other.waiting,
+            other_bytes: self.other_bytes + other.other_bytes,
+            other_reading: self.other_reading + other.other_reading,
+            other_waiting: self.other_waiting + other.other_waiting,
         }
     }
 
@@ -43,6 +52,9 @@ impl LayerReads {
             bytes: self.bytes - earlier.bytes,
             reading: self.reading.saturating_sub(earlier.reading),
             waiting: self.waiting.saturating_sub(earlier.waiting),
+            other_bytes: self.other_bytes - earlier.other_bytes,
+            other_reading: self.other_reading.saturating_sub(earlier.other_reading),
+            other_waiting: self.other_waiting.saturating_sub(earlier.other_waiting),
         }
     }
 
