@@ -120,9 +120,9 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<()> {
 }
 
 impl Outcome {
-    /// What was taken of what was planned, room that nothing asked for left out.
+    /// What was taken of what was planned, with the room that nothing asked for.
     fn share(&self) -> f64 {
-        self.peak as f64 / (self.planned - self.unused) as f64
+        (self.peak + self.unused) as f64 / self.planned as f64
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) struct LayerBytes {
 }
 
 /// What is known of a tensor: its name and place, for a checkpoint and for a store of experts.
-const TABLE_PER_TENSOR: u64 = 1000;
+const TABLE_PER_TENSOR: u64 = 700;
 /// Larger pieces of memory go back to the system at once.
 const HEAP_MAX: u64 = 32 << 20;
 
