@@ -1,7 +1,5 @@
 //! Mixture of experts: a router picks a few experts per token, one shared expert sees every token.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use cuvier_kernels::{
@@ -19,9 +17,6 @@ pub use backward::BalanceLoss;
 
 use crate::{Ctx, ModelError};
 
-/// The most tokens of a step that computes with experts before their turn, while others are read: each of these has a share of
-/// the output in memory until it is its turn.
-pub(crate) const EARLY_TOKENS_MAX: usize = 4;
 /// The most tokens whose next experts are guessed.
 const GUESSED_TOKENS_MAX: usize = 8;
 
@@ -83,18 +78,10 @@ impl Moe {
         let mut out = ctx.matrix(x.rows(), x.cols());
         let x = &Activations::new(x.view());
         let routing = self.route(x, tokens, ctx);
-        let compute = ctx.compute;
-        let mut shared = None;
-        let meanwhile = || {
-            next.iter().for_each(|next| next.guess(x, compute));
-            // Of more tokens it would take memory beside that of routed experts.
-            if tokens.len() <= EARLY_TOKENS_MAX {
-                shared = Some(self.shared(x, compute));
-            }
-        };
-        self.experts.forward(x, &routing, self.swiglu_limit, meanwhile, &mut out, compute)?;
-        let shared = shared.unwrap_or_else(|| self.shared(x, compute));
-        add(compute, out.view_mut(), shared.view());
+        let guess = || next.iter().for_each(|next| next.guess(x, ctx.compute));
+        self.experts.forward(x, &routing, self.swiglu_limit, guess, &mut out, ctx.compute)?;
+        let shared = self.shared(x, ctx);
+        add(ctx.compute, out.view_mut(), shared.view());
         ctx.keep(|kept| kept.routings.push(routing));
         Ok(out)
     }
@@ -157,17 +144,17 @@ impl Moe {
         routing
     }
 
-    fn shared(&self, x: &Activations<'_>, compute: &Compute) -> Lent {
+    fn shared(&self, x: &Activations<'_>, ctx: &mut Ctx<'_>) -> Lent {
         let ExpertWeights { w1, w3, w2 } = &self.shared_experts;
         let tokens = x.exact().rows();
-        let mut gate = compute.matrix(tokens, w1.rows());
-        let mut up = compute.matrix(tokens, w3.rows());
-        let mut hidden = compute.matrix(tokens, w1.rows());
-        let mut out = compute.matrix(tokens, w2.rows());
-        gemm(compute, x, w1, gate.view_mut());
-        gemm(compute, x, w3, up.view_mut());
-        swiglu(compute, gate.view(), up.view(), self.swiglu_limit, hidden.view_mut());
-        gemm(compute, &Activations::new(hidden.view()), w2, out.view_mut());
+        let mut gate = ctx.matrix(tokens, w1.rows());
+        let mut up = ctx.matrix(tokens, w3.rows());
+        let mut hidden = ctx.matrix(tokens, w1.rows());
+        let mut out = ctx.matrix(tokens, w2.rows());
+        gemm(ctx.compute, x, w1, gate.view_mut());
+        gemm(ctx.compute, x, w3, up.view_mut());
+        swiglu(ctx.compute, gate.view(), up.view(), self.swiglu_limit, hidden.view_mut());
+        gemm(ctx.compute, &Activations::new(hidden.view()), w2, out.view_mut());
         out
     }
 }
@@ -205,14 +192,14 @@ impl Experts {
         }
     }
 
-    /// The same sums over the same experts in the same order, wherever they are: so the same bits. `meanwhile` is called
+    /// The same operation over the same experts in the same order, wherever they are: so the same bits. `guess` is called
     /// while the first of them are read, if any are.
     fn forward(
         &self,
         x: &Activations<'_>,
         routing: &Routing,
         limit: f32,
-        meanwhile: impl FnOnce(),
+        guess: impl FnOnce(),
         out: &mut Matrix,
         compute: &Compute,
     ) -> Result<(), ModelError> {
@@ -225,34 +212,16 @@ impl Experts {
             Self::Stored { store, layer, .. } => (store, *layer),
         };
         let dispatch = Dispatch::new(compute, ids, weights);
-        let mut fetch = store.fetch(layer, dispatch.ids());
-        if out.rows() <= EARLY_TOKENS_MAX {
-            fetch = fetch.in_any_order();
-        }
+        let fetch = store.fetch(layer, dispatch.ids());
         // What this layer waits for is on its way.
-        meanwhile();
-        // Shares of experts that came before their turn.
-        let mut early = BTreeMap::new();
-        let mut turn = 0;
+        guess();
+        let mut mode = Store::Set;
         for lease in fetch {
             let lease = lease?;
             let here: Vec<ExpertWeights> = lease.experts().map(weights_of).collect();
             let here: Vec<&ExpertWeights> = here.iter().collect();
-            let Range { start, end } = lease.range();
-            if start > turn {
-                let mut share = compute.matrix(out.rows(), out.cols());
-                experts_part(compute, x, &dispatch, start..end, &here, limit, Store::Set, share.view_mut());
-                early.insert(start, share);
-                continue;
-            }
-            let store = if turn == 0 { Store::Set } else { Store::Add };
-            experts_part(compute, x, &dispatch, start..end, &here, limit, store, out.view_mut());
-            turn = end;
-            // An expert's share alone is what it would have added.
-            while let Some(share) = early.remove(&turn) {
-                add(compute, out.view_mut(), share.view());
-                turn += 1;
-            }
+            experts_part(compute, x, &dispatch, lease.range(), &here, limit, mode, out.view_mut());
+            mode = Store::Add;
         }
         Ok(())
     }

@@ -6,7 +6,6 @@ use cuvier_tensor::PANEL_COLS;
 use cuvier_weights::{LayerKind, ModelConfig};
 
 use super::{Stock, Wish, kv};
-use crate::moe::EARLY_TOKENS_MAX;
 
 /// What allocators keep, thread stacks, and small things.
 const FIXED: u64 = 8 << 20;
@@ -23,10 +22,7 @@ pub(super) fn step(stock: &Stock, wish: &Wish, chunk: usize) -> u64 {
     let per_token = codec.row_bytes() + 6 * config.num_experts_per_tok + 4 * (config.index_topk + 1);
     let logits = 4 * (wish.logit_rows + wish.slots) * (2 * config.vocab_size + streams_width(config));
     let pooled = 4 * step.f32s.total + step.i8s.total;
-    // Where experts come from disk: shares of those that came before their turn.
-    let few = chunk.min(EARLY_TOKENS_MAX);
-    let early = 4 * few * config.num_experts_per_tok * few * config.hidden_size;
-    (pooled + per_token * chunk + logits + early) as u64
+    (pooled + per_token * chunk + logits) as u64
         + kv::of_step(config, wish.kv, chunk, wish.holds)
         + FIXED
         + PER_THREAD * wish.threads as u64

@@ -17,11 +17,9 @@ const AHEAD: usize = 2 * READERS;
 pub struct Fetch<'a> {
     shared: &'a Shared,
     keys: Vec<ExpertKey>,
-    /// Of `keys`, whether it is pinned.
+    /// Of `keys`, whether it is pinned. All before `given` are given back.
     is_pinned: Vec<bool>,
-    /// Of `keys`, whether it was given.
-    is_given: Vec<bool>,
-    takes_any: bool,
+    given: usize,
     has_failed: bool,
 }
 
@@ -35,15 +33,8 @@ pub struct Lease<'a> {
 
 impl<'a> Fetch<'a> {
     pub(super) fn new(shared: &'a Shared, keys: Vec<ExpertKey>) -> Self {
-        let none = vec![false; keys.len()];
-        let mut fetch = Self {
-            shared,
-            is_pinned: none.clone(),
-            is_given: none,
-            keys,
-            takes_any: false,
-            has_failed: false,
-        };
+        let mut fetch =
+            Self { shared, is_pinned: vec![false; keys.len()], keys, given: 0, has_failed: false };
         let mut state = shared.lock();
         if let Some(first) = fetch.keys.first() {
             state.guesses.end(first.layer, fetch.keys.iter().map(|key| key.expert.0));
@@ -63,56 +54,35 @@ impl<'a> Fetch<'a> {
         fetch
     }
 
-    /// From here on, while the next expert is not there, later ones are given before their turn, each alone.
-    #[must_use]
-    pub fn in_any_order(mut self) -> Self {
-        self.takes_any = true;
-        self
-    }
-
-    fn wait(&mut self, first: usize) -> Result<Lease<'a>, WeightsError> {
+    fn wait(&mut self) -> Result<Lease<'a>, WeightsError> {
         let begun = Instant::now();
         let mut has_waited = false;
         let mut state = self.shared.lock();
-        let range = loop {
+        loop {
             self.request(&mut state);
             self.shared.wanted.notify_all();
-            if let Some(Content::Failed(error)) = self.content(&state, first) {
-                return Err(WeightsError::Shared(Arc::clone(error)));
-            }
-            let is_ready = |&index: &usize| matches!(self.content(&state, index), Some(Content::Ready(_)));
-            let ready_end =
-                (first..self.keys.len()).find(|index| !is_ready(index)).unwrap_or(self.keys.len());
-            if ready_end > first {
-                break first..ready_end;
-            }
-            if let Some(early) = (first..self.keys.len()).find(is_ready).filter(|_| self.takes_any) {
-                break early..early + 1;
+            let first = self.keys[self.given];
+            match state.slots.get(&first).filter(|_| self.is_pinned[self.given]).map(|slot| &slot.content) {
+                Some(Content::Ready(_)) => break,
+                Some(Content::Failed(error)) => return Err(WeightsError::Shared(Arc::clone(error))),
+                Some(Content::Reading) | None => {}
             }
             has_waited = true;
             state = self.shared.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
-        };
-        if has_waited && let Some(reads) = state.reads.get_mut(usize::from(self.keys[first].layer.0)) {
+        }
+        if has_waited && let Some(reads) = state.reads.get_mut(usize::from(self.keys[self.given].layer.0)) {
             reads.waiting += begun.elapsed();
         }
-        let lease = self.lease(&state, range);
+        let lease = self.lease(&state);
         drop(state);
         Ok(lease)
-    }
-
-    /// What there is of an expert that is pinned and not yet given.
-    fn content<'s>(&self, state: &'s State, index: usize) -> Option<&'s Content> {
-        state.slots.get(&self.keys[index]).filter(|_| self.is_pinned[index]).map(|slot| &slot.content)
     }
 
     /// Pins or asks for what comes next, as far as there is room. What is pinned is given before anything else is
     /// needed, so fetches that wait for each other's room never wait for ever.
     fn request(&mut self, state: &mut State) {
         let mut on_their_way = 0;
-        for index in 0..self.keys.len() {
-            if self.is_given[index] {
-                continue;
-            }
+        for index in self.given..self.keys.len() {
             let key = self.keys[index];
             if !self.is_pinned[index] {
                 if !state.slots.contains_key(&key) {
@@ -137,27 +107,33 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    /// Those of a range, all of which are ready.
-    fn lease(&mut self, state: &State, range: Range<usize>) -> Lease<'a> {
-        let ready = |index: usize| match self.content(state, index) {
-            Some(Content::Ready(expert)) => Some(Arc::clone(expert)),
-            _ => None,
-        };
-        let experts = range.clone().filter_map(ready).collect();
-        self.is_pinned[range.clone()].fill(false);
-        self.is_given[range.clone()].fill(true);
+    /// All that are ready, from the next on.
+    fn lease(&mut self, state: &State) -> Lease<'a> {
+        let start = self.given;
+        let mut experts = Vec::new();
+        while let Some(&key) = self.keys.get(self.given)
+            && self.is_pinned[self.given]
+            && let Some(Content::Ready(expert)) = state.slots.get(&key).map(|slot| &slot.content)
+        {
+            experts.push(Arc::clone(expert));
+            self.is_pinned[self.given] = false;
+            self.given += 1;
+        }
+        let range = start..self.given;
         Lease { shared: self.shared, keys: self.keys[range.clone()].to_vec(), experts, range }
     }
 }
 
 /// The next of them that are here, at least one, after as much waiting as that takes. An error, if one could not be read, is
-/// the last item: those before it were given, and of those behind it none, or some [before their turn](Fetch::in_any_order).
+/// the last item: those before it were given, the others are not.
 impl<'a> Iterator for Fetch<'a> {
     type Item = Result<Lease<'a>, WeightsError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let first = self.is_given.iter().position(|is_given| !is_given).filter(|_| !self.has_failed)?;
-        let lease = self.wait(first);
+        if self.given == self.keys.len() || self.has_failed {
+            return None;
+        }
+        let lease = self.wait();
         self.has_failed = lease.is_err();
         Some(lease)
     }
