@@ -346,6 +346,8 @@ fn reads_json(reads: &Reads) -> serde_json::Value {
         json!({
             "hits": reads.hits,
             "misses": reads.misses,
+            "guessed": reads.guessed,
+            "guessed_right": reads.guessed_right,
             "bytes": reads.bytes,
             "reading_s": reads.reading.as_secs_f64(),
             "waiting_s": reads.waiting.as_secs_f64(),

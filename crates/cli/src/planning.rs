@@ -47,6 +47,10 @@ pub fn reads(reads: &LayerReads, tokens: usize) -> String {
         show_size(per_token),
         rate / 1e9,
     );
+    if reads.guessed > 0 {
+        let right = 100.0 * reads.guessed_right as f64 / reads.guessed as f64;
+        line += &format!("; {right:.0} % of guesses right");
+    }
     if reads.other_bytes > 0 {
         let rate = reads.other_bytes as f64 / reads.other_reading.as_secs_f64();
         let per_token = show_size(reads.other_bytes.checked_div(tokens as u64).unwrap_or(0));

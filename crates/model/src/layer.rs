@@ -21,8 +21,8 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// `streams`: `[tokens, hc_mult * hidden_size]`, updated in place; `states`: one per segment; `next`: the experts
-    /// of the layer behind this one, for which reading may begin early.
+    /// `streams`: `[tokens, hc_mult * hidden_size]`, updated in place; `states`: one per segment; `next`: the layer
+    /// behind this one, for whose experts reading may begin early.
     ///
     /// Source: DeepSeek-V4 `inference/model.py`, `Block.forward`.
     ///
@@ -33,7 +33,7 @@ impl Layer {
         streams: &mut Streams,
         step: &Step<'_>,
         states: &mut [SegmentState<'_>],
-        next: Option<&Moe>,
+        next: Option<&Self>,
         ctx: &mut Ctx<'_>,
     ) -> Result<(), ModelError> {
         let (x, mix) = self.hc_attn.pre(streams, &self.attn_norm, ctx);
@@ -46,10 +46,20 @@ impl Layer {
         let (x, mix) = self.hc_ffn.pre(streams, &self.ffn_norm, ctx);
         ctx.probe("hc_ffn.comb", &mix.comb);
         ctx.probe("ffn.in", &x);
-        let x = self.ffn.forward(&x, step.tokens, next, ctx)?;
+        let guess = |ctx: &mut Ctx<'_>| next.iter().for_each(|next| next.guess(streams, ctx));
+        let x = self.ffn.forward(&x, step.tokens, guess, ctx)?;
         ctx.probe("ffn.out", &x);
         self.hc_ffn.post(streams, &x, &mix, ctx);
         ctx.probe("streams", streams);
         Ok(())
+    }
+
+    /// Which experts this layer will probably use, told to those who read them: those it would if the experts before it and
+    /// its own attention changed nothing. On trained models most of them are right.
+    fn guess(&self, streams: &Streams, ctx: &mut Ctx<'_>) {
+        if self.ffn.can_guess() {
+            let (x, _) = self.hc_ffn.pre(streams, &self.ffn_norm, ctx);
+            self.ffn.guess(&x, ctx);
+        }
     }
 }

@@ -9,16 +9,13 @@ use cuvier_kernels::{
 use cuvier_tensor::{Matrix, WeightMatrix};
 use cuvier_types::LayerId;
 use cuvier_weights::Expert;
-use cuvier_weights::expert_store::ExpertStore;
+use cuvier_weights::expert_store::{ExpertStore, Fetch};
 
 mod backward;
 
 pub use backward::BalanceLoss;
 
 use crate::{Ctx, ModelError};
-
-/// The most tokens whose next experts are guessed.
-const GUESSED_TOKENS_MAX: usize = 8;
 
 /// The feed-forward part of a layer.
 pub struct Moe {
@@ -61,8 +58,8 @@ pub enum Selection {
 }
 
 impl Moe {
-    /// `x`: `[tokens, hidden_size]`, normed. Returns the same shape. `next`: the experts of the layer behind, see
-    /// [`Layer::forward`](crate::layer::Layer::forward).
+    /// `x`: `[tokens, hidden_size]`, normed. Returns the same shape. `meanwhile` is called once it is known which experts
+    /// are needed; if they have to be read, they are on their way then.
     ///
     /// Source: DeepSeek-V4 `inference/model.py`, `MoE.forward` and `Gate.forward`.
     ///
@@ -72,15 +69,16 @@ impl Moe {
         &self,
         x: &Matrix,
         tokens: &[u32],
-        next: Option<&Self>,
+        meanwhile: impl FnOnce(&mut Ctx<'_>),
         ctx: &mut Ctx<'_>,
     ) -> Result<Lent, ModelError> {
         let mut out = ctx.matrix(x.rows(), x.cols());
         let x = &Activations::new(x.view());
         let routing = self.route(x, tokens, ctx);
-        let guess = || next.iter().for_each(|next| next.guess(x, ctx.compute));
-        self.experts.forward(x, &routing, self.swiglu_limit, guess, &mut out, ctx.compute)?;
+        let coming = self.experts.ask(&routing, ctx.compute);
+        meanwhile(ctx);
         let shared = self.shared(x, ctx);
+        self.experts.forward(x, &routing, coming, self.swiglu_limit, &mut out, ctx.compute)?;
         add(ctx.compute, out.view_mut(), shared.view());
         ctx.keep(|kept| kept.routings.push(routing));
         Ok(out)
@@ -96,28 +94,27 @@ impl Moe {
         }
     }
 
-    /// What this router would choose for the input of the layer before, told to the store: streams change little from
-    /// layer to layer, so most of it is what it will choose.
-    fn guess(&self, x: &Activations<'_>, compute: &Compute) {
+    /// Whether it is of use to [guess](Self::guess): experts come from disk, what they are depends on activations, and there
+    /// is a router to ask, not an outline of one.
+    pub(crate) fn can_guess(&self) -> bool {
+        let is_stored = match &self.experts {
+            Experts::Stored { store, layer, n_experts } => store.can_guess(*layer, *n_experts),
+            Experts::Loaded(_) => false,
+        };
+        is_stored && self.routes_by_score() && self.gate.weight.bytes() > 0
+    }
+
+    /// Tells the store what this router would choose for `x` `[tokens, hidden_size]`, which its input will be like.
+    pub(crate) fn guess(&self, x: &Matrix, ctx: &Ctx<'_>) {
         let (Experts::Stored { store, layer, .. }, Selection::Score { bias }) =
             (&self.experts, &self.gate.selection)
         else {
             return;
         };
-        let weight = &self.gate.weight;
-        // Many tokens choose almost all; and there is nothing to ask where only an outline is kept.
-        if x.exact().rows() > GUESSED_TOKENS_MAX || weight.bytes() == 0 {
-            return;
-        }
-        let mut logits = compute.matrix(x.exact().rows(), weight.rows());
-        gemm(compute, x, weight, logits.view_mut());
-        let routing = route_by_score(
-            compute,
-            logits.view(),
-            bias,
-            self.num_experts_per_tok,
-            self.routed_scaling_factor,
-        );
+        let mut logits = ctx.matrix(x.rows(), self.gate.weight.rows());
+        gemm(ctx.compute, &Activations::new(x.view()), &self.gate.weight, logits.view_mut());
+        let (k, factor) = (self.num_experts_per_tok, self.routed_scaling_factor);
+        let routing = route_by_score(ctx.compute, logits.view(), bias, k, factor);
         store.guess(*layer, distinct(routing.ids.data().iter().copied()));
     }
 
@@ -192,29 +189,30 @@ impl Experts {
         }
     }
 
-    /// The same operation over the same experts in the same order, wherever they are: so the same bits. `guess` is called
-    /// while the first of them are read, if any are.
+    /// Asks for the experts of a step where they come from disk.
+    fn ask(&self, routing: &Routing, compute: &Compute) -> Option<Coming<'_>> {
+        let Self::Stored { store, layer, .. } = self else { return None };
+        let dispatch = Dispatch::new(compute, &routing.ids, &routing.weights);
+        let fetch = store.fetch(*layer, dispatch.ids());
+        Some(Coming { dispatch, fetch })
+    }
+
+    /// The same operation over the same experts in the same order, wherever they are: so the same bits. `coming`: what
+    /// [`Experts::ask`] said.
     fn forward(
         &self,
         x: &Activations<'_>,
         routing: &Routing,
+        coming: Option<Coming<'_>>,
         limit: f32,
-        guess: impl FnOnce(),
         out: &mut Matrix,
         compute: &Compute,
     ) -> Result<(), ModelError> {
-        let Routing { ids, weights } = routing;
-        let (store, layer) = match self {
-            Self::Loaded(all) => {
-                experts(compute, x, ids, weights, all, limit, out.view_mut());
-                return Ok(());
-            }
-            Self::Stored { store, layer, .. } => (store, *layer),
+        let Some(Coming { dispatch, fetch }) = coming else {
+            let Routing { ids, weights } = routing;
+            experts(compute, x, ids, weights, self.loaded(), limit, out.view_mut());
+            return Ok(());
         };
-        let dispatch = Dispatch::new(compute, ids, weights);
-        let fetch = store.fetch(layer, dispatch.ids());
-        // What this layer waits for is on its way.
-        guess();
         let mut mode = Store::Set;
         for lease in fetch {
             let lease = lease?;
@@ -225,6 +223,12 @@ impl Experts {
         }
         Ok(())
     }
+}
+
+/// The experts of a step, on their way from disk.
+struct Coming<'a> {
+    dispatch: Dispatch,
+    fetch: Fetch<'a>,
 }
 
 /// Each id once, ascending.

@@ -118,7 +118,7 @@ impl Transformer {
             let step = Step { tokens, positions, segments: &segments, angles, kv };
             let mut layer_states: Vec<SegmentState<'_>> =
                 states.iter_mut().map(|state| &mut state.layers[index]).collect();
-            let next = self.layers.get(index + 1).map(|next| &next.ffn);
+            let next = self.layers.get(index + 1);
             layer.forward(&mut streams, &step, &mut layer_states, next, ctx)?;
             for (state, segment) in states.iter_mut().zip(&segments) {
                 state.release_layer(index, segment.first_position, segment.end_position());

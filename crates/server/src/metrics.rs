@@ -137,9 +137,11 @@ struct ReadMetrics(Arc<EngineHandle>);
 /// Name, meaning and value of a figure of a layer.
 type ReadFigure = (&'static str, &'static str, fn(&LayerReads) -> f64);
 
-const READ: [ReadFigure; 8] = [
+const READ: [ReadFigure; 10] = [
     ("expert_hits", "Experts that were in memory when a step needed them", |reads| reads.hits as f64),
     ("expert_misses", "Experts that had to be read first", |reads| reads.misses as f64),
+    ("expert_guesses", "Experts that a layer was guessed to need", |reads| reads.guessed as f64),
+    ("expert_guesses_right", "Those of them that it did need", |reads| reads.guessed_right as f64),
     ("expert_read_bytes", "Bytes of experts read from disk", |reads| reads.bytes as f64),
     ("expert_read_seconds", "Time that reading experts took", |reads| reads.reading.as_secs_f64()),
     ("expert_wait_seconds", "Time that steps waited for it", |reads| reads.waiting.as_secs_f64()),

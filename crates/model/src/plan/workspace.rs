@@ -140,16 +140,28 @@ impl Step<'_> {
         let out = self.rows(config.hidden_size);
         let input = self.quantised(config.hidden_size);
         let router = [config.n_routed_experts, 2 * config.num_experts_per_tok].map(|cols| self.rows(cols));
+        self.guess();
+        let shared = [inter; 3].map(|cols| self.rows(cols));
+        let shared_quantised = self.quantised(inter);
+        let shared_out = self.rows(config.hidden_size);
+        self.f32s.give(shared);
+        self.release([shared_quantised]);
         let routed = self.rows(config.num_experts_per_tok * inter);
         let routed_quantised = self.quantised(config.num_experts_per_tok * inter);
         self.f32s.give([routed]);
         self.release([routed_quantised]);
-        let shared = [inter; 3].map(|cols| self.rows(cols));
-        let shared_quantised = self.quantised(inter);
-        let shared_out = self.rows(config.hidden_size);
-        self.f32s.give(router.into_iter().chain(shared).chain([shared_out]));
-        self.release([input, shared_quantised]);
+        self.f32s.give(router.into_iter().chain([shared_out]));
+        self.release([input]);
         out
+    }
+
+    /// What the router of the next layer is asked with.
+    fn guess(&mut self) {
+        let config = self.config;
+        let mixes = (2 + config.hc_mult) * config.hc_mult;
+        let widths = [mixes, config.hidden_size, config.n_routed_experts, 2 * config.num_experts_per_tok];
+        let buffers = widths.map(|cols| self.rows(cols));
+        self.f32s.give(buffers);
     }
 
     fn rows(&mut self, cols: usize) -> usize {

@@ -4,18 +4,20 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use cuvier_types::ExpertKey;
+use cuvier_types::{ExpertKey, LayerId};
 
+use super::ahead::Spared;
 use super::{Content, READERS, Shared, State};
 use crate::WeightsError;
 use crate::checkpoint::Expert;
 
-/// Experts that are being read ahead of the one that is awaited, so that no reader is ever idle.
+/// Experts that have their room ahead of the one that is awaited, so that no reader is ever idle, whoever else asks for room.
 const AHEAD: usize = 2 * READERS;
 
 /// Experts on their way to a layer. Dropped, it gives back all that it still holds.
 pub struct Fetch<'a> {
     shared: &'a Shared,
+    layer: LayerId,
     keys: Vec<ExpertKey>,
     /// Of `keys`, whether it is pinned. All before `given` are given back.
     is_pinned: Vec<bool>,
@@ -32,12 +34,15 @@ pub struct Lease<'a> {
 }
 
 impl<'a> Fetch<'a> {
-    pub(super) fn new(shared: &'a Shared, keys: Vec<ExpertKey>) -> Self {
+    /// `keys`: experts of `layer`, ascending.
+    pub(super) fn new(shared: &'a Shared, layer: LayerId, keys: Vec<ExpertKey>) -> Self {
         let mut fetch =
-            Self { shared, is_pinned: vec![false; keys.len()], keys, given: 0, has_failed: false };
+            Self { shared, layer, is_pinned: vec![false; keys.len()], keys, given: 0, has_failed: false };
         let mut state = shared.lock();
-        if let Some(first) = fetch.keys.first() {
-            state.guesses.end(first.layer, fetch.keys.iter().map(|key| key.expert.0));
+        let (guessed, guessed_right) = state.guesses.end(layer, fetch.keys.iter().map(|key| key.expert.0));
+        if let Some(reads) = state.reads.get_mut(usize::from(layer.0)) {
+            reads.guessed += guessed;
+            reads.guessed_right += guessed_right;
         }
         for &key in &fetch.keys {
             state.policy.touch(key);
@@ -48,6 +53,7 @@ impl<'a> Fetch<'a> {
                 reads.misses += u64::from(!is_hit);
             }
         }
+        state.expect_first(layer, &fetch.keys);
         fetch.request(&mut state);
         drop(state);
         shared.wanted.notify_all();
@@ -70,7 +76,7 @@ impl<'a> Fetch<'a> {
             has_waited = true;
             state = self.shared.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        if has_waited && let Some(reads) = state.reads.get_mut(usize::from(self.keys[self.given].layer.0)) {
+        if has_waited && let Some(reads) = state.reads.get_mut(usize::from(self.layer.0)) {
             reads.waiting += begun.elapsed();
         }
         let lease = self.lease(&state);
@@ -86,14 +92,12 @@ impl<'a> Fetch<'a> {
             let key = self.keys[index];
             if !self.is_pinned[index] {
                 if !state.slots.contains_key(&key) {
-                    if !state.admit(key) {
+                    if !state.admit(key, Spared::Expected) && !state.admit(key, Spared::InUse) {
                         return;
                     }
                     state.needed.push_back(key);
-                } else if let Some(at) = state.foreseen.iter().position(|&foreseen| foreseen == key) {
-                    state.foreseen.remove(at);
-                    state.needed.push_back(key);
                 }
+                state.is_met(key);
                 state.pin(key);
                 self.is_pinned[index] = true;
             }
@@ -141,6 +145,9 @@ impl<'a> Iterator for Fetch<'a> {
 
 impl Drop for Fetch<'_> {
     fn drop(&mut self) {
+        if self.given < self.keys.len() {
+            self.shared.lock().expect_none_of(self.layer);
+        }
         let pinned = self.keys.iter().zip(&self.is_pinned).filter(|&(_, &is_pinned)| is_pinned);
         unpin(self.shared, pinned.map(|(&key, _)| key));
     }
@@ -180,6 +187,7 @@ fn unpin(shared: &Shared, keys: impl Iterator<Item = ExpertKey>) {
     }
     drop(state);
     shared.moved.notify_all();
+    shared.wanted.notify_all();
 }
 
 impl State {

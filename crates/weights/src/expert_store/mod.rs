@@ -1,14 +1,16 @@
 //! The expert store: routed experts from disk, as many of them in memory as it was told.
 //!
 //! A layer asks for its experts with [`ExpertStore::fetch`] and gets them one by one in ascending order, while a few
-//! threads read ahead. What stays in memory is the [`Policy`]'s decision; which numbers come out is not: an expert is
-//! its bytes in the file, whatever was cached.
+//! threads read ahead: first the rest of that layer, then what later layers were said to need, as far as there is room that
+//! none of them needs sooner. What stays in memory is the [`Policy`]'s decision; which numbers come out is not: an expert
+//! is its bytes in the file, whatever was cached.
 //!
 //! **Invariants:**
 //! * No more than `capacity` experts are in memory, those being read and those being computed with included.
 //! * A read that fails, comes short, meets a file that was changed or a scale that is no number is an error of the
 //!   fetch that needed it, names the file, and leaves no expert behind: the next fetch reads again.
 
+mod ahead;
 mod fetch;
 mod guesses;
 mod layout;
@@ -17,7 +19,7 @@ mod pool;
 mod reader;
 mod stats;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -52,7 +54,7 @@ struct Shared {
     state: Mutex<State>,
     /// Something was read, failed, or was given back.
     moved: Condvar,
-    /// There is something to read, or nothing ever again.
+    /// There is something to read, or room for it, or nothing ever again.
     wanted: Condvar,
     source: Source,
     pool: Pool,
@@ -61,9 +63,12 @@ struct Shared {
 struct State {
     policy: Policy,
     slots: HashMap<ExpertKey, Slot>,
-    /// What is to be read: first what a fetch waits for, then what will be needed.
+    /// What is to be read: first what a fetch waits for, which has its room already, then what is not there and will
+    /// be needed, in the order in which it will.
     needed: VecDeque<ExpertKey>,
-    foreseen: VecDeque<ExpertKey>,
+    upcoming: VecDeque<ExpertKey>,
+    /// What will be needed in this step, there or not: it makes room for nothing that is needed later.
+    expected: HashSet<ExpertKey>,
     guesses: Guesses,
     reads: Vec<LayerReads>,
     is_closing: bool,
@@ -120,8 +125,9 @@ impl ExpertStore {
             policy: Policy::new(capacity),
             slots: HashMap::new(),
             needed: VecDeque::new(),
-            foreseen: VecDeque::new(),
-            guesses: Guesses::new(n_layers),
+            upcoming: VecDeque::new(),
+            expected: HashSet::new(),
+            guesses: Guesses::new(n_layers, checkpoint.config().n_routed_experts),
             reads: vec![LayerReads::default(); n_layers],
             is_closing: false,
         };
@@ -146,37 +152,42 @@ impl ExpertStore {
 
     /// A step of the model begins: what was used in earlier ones counts less from now on.
     pub fn begin_step(&self) {
-        self.shared.lock().policy.begin_step();
+        let mut state = self.shared.lock();
+        state.policy.begin_step();
+        state.expect_nothing();
     }
 
     /// The experts `wanted` of a layer, ascending, each once.
     ///
     /// Only one fetch of a thread should be alive at a time: it keeps experts in memory until it is dropped.
     pub fn fetch(&self, layer: LayerId, wanted: impl Iterator<Item = u16>) -> Fetch<'_> {
-        let keys = wanted.map(|expert| ExpertKey { layer, expert: ExpertId(expert) }).collect();
-        Fetch::new(&self.shared, keys)
+        Fetch::new(&self.shared, layer, keys(layer, wanted).collect())
     }
 
-    /// Begins to read what a later fetch of this step will ask for, as far as there is room for it.
+    /// Begins to read what a later fetch of this step will ask for, while no fetch waits for anything and as far as there
+    /// is room. Layers are told of in the order in which they run.
     pub fn foresee(&self, layer: LayerId, wanted: Vec<u16>) {
+        let keys: Vec<_> = keys(layer, wanted.into_iter()).collect();
         let mut state = self.shared.lock();
-        for expert in wanted {
-            let key = ExpertKey { layer, expert: ExpertId(expert) };
-            state.policy.touch(key);
-            state.read_ahead(key);
-        }
+        keys.iter().for_each(|&key| state.policy.touch(key));
+        state.expect(layer, &keys);
         drop(state);
         self.shared.wanted.notify_all();
     }
 
-    /// Begins to read what a later fetch of this step will probably ask for, while no fetch waits for anything, provided
+    /// Whether a [guess](Self::guess) about this layer could be of use: not if all its experts are in memory.
+    pub fn can_guess(&self, layer: LayerId, n_experts: usize) -> bool {
+        let state = self.shared.lock();
+        !keys(layer, 0..n_experts as u16).all(|key| state.policy.contains(key))
+    }
+
+    /// Begins to read what a later fetch of this step will probably ask for, as [`foresee`](Self::foresee) does, provided
     /// that guesses about this layer have been right lately: a wrong one keeps the disk from what is needed.
     pub fn guess(&self, layer: LayerId, probable: Vec<u16>) {
         let mut state = self.shared.lock();
         if state.guesses.begin(layer, &probable) {
-            for expert in probable {
-                state.read_ahead(ExpertKey { layer, expert: ExpertId(expert) });
-            }
+            let keys: Vec<_> = keys(layer, probable.into_iter()).collect();
+            state.expect(layer, &keys);
         }
         drop(state);
         self.shared.wanted.notify_all();
@@ -221,28 +232,9 @@ impl Shared {
     }
 }
 
-impl State {
-    /// Reads an expert when nothing else is to be read, if there is room for it.
-    fn read_ahead(&mut self, key: ExpertKey) {
-        if !self.slots.contains_key(&key) && self.admit(key) {
-            self.foreseen.push_back(key);
-        }
-    }
-
-    /// Makes room for an expert that is not there and marks it as being read. Not if all that is there is in use.
-    fn admit(&mut self, key: ExpertKey) -> bool {
-        let slots = &self.slots;
-        let in_use = |key: ExpertKey| {
-            slots.get(&key).is_some_and(|slot| slot.pins > 0 || matches!(slot.content, Content::Reading))
-        };
-        match self.policy.admit(key, in_use) {
-            Admission::Full => return false,
-            Admission::Free => {}
-            Admission::Evict(other) => drop(self.slots.remove(&other)),
-        }
-        self.slots.insert(key, Slot { content: Content::Reading, pins: 0 });
-        true
-    }
+/// Experts of a layer.
+fn keys(layer: LayerId, experts: impl Iterator<Item = u16>) -> impl Iterator<Item = ExpertKey> {
+    experts.map(move |expert| ExpertKey { layer, expert: ExpertId(expert) })
 }
 
 /// Layers that have routed experts.

@@ -141,8 +141,7 @@ pub(super) fn read_loop(shared: &Shared) {
             if state.is_closing {
                 return;
             }
-            let next = state.needed.pop_front().or_else(|| state.foreseen.pop_front());
-            if let Some(key) = next {
+            if let Some(key) = state.next_read() {
                 break key;
             }
             state = shared.wanted.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -174,6 +173,8 @@ fn finish(shared: &Shared, key: ExpertKey, read: Result<(Expert, u64), WeightsEr
     }
     drop(state);
     shared.moved.notify_all();
+    // What was read and nobody waits for may make room.
+    shared.wanted.notify_all();
 }
 
 impl Checkpoint {

@@ -9,6 +9,10 @@ pub struct LayerReads {
     pub hits: u64,
     /// Experts that a step needed and that had to be read, or were being read.
     pub misses: u64,
+    /// Experts that the layer was guessed to need before it was known.
+    pub guessed: u64,
+    /// Of these, those that it did need.
+    pub guessed_right: u64,
     /// Experts read.
     pub reads: u64,
     /// Bytes read.
@@ -32,6 +36,8 @@ impl LayerReads {
         Self {
             hits: self.hits + other.hits,
             misses: self.misses + other.misses,
+            guessed: self.guessed + other.guessed,
+            guessed_right: self.guessed_right + other.guessed_right,
             reads: self.reads + other.reads,
             bytes: self.bytes + other.bytes,
             reading: self.reading + other.reading,
@@ -48,6 +54,8 @@ impl LayerReads {
         Self {
             hits: self.hits - earlier.hits,
             misses: self.misses - earlier.misses,
+            guessed: self.guessed - earlier.guessed,
+            guessed_right: self.guessed_right - earlier.guessed_right,
             reads: self.reads - earlier.reads,
             bytes: self.bytes - earlier.bytes,
             reading: self.reading.saturating_sub(earlier.reading),
