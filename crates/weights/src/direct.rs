@@ -145,10 +145,6 @@ impl AlignedBuffer {
         Ok(Self(memory))
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.0
     }

@@ -9,7 +9,7 @@ use crate::direct::{ALIGN, DirectFile};
 /// About an expert of Flash.
 const BLOB_BYTES: u64 = 12 << 20;
 /// Enough of them that single slow ones do not count.
-const BLOBS: usize = 60;
+const BLOBS: usize = 160;
 /// And no longer than that.
 const TIME_MAX: Duration = Duration::from_secs(8);
 /// Read at the same time.

@@ -14,7 +14,7 @@
 //!   from an [`expert_store::ExpertStore`].
 //! * A checkpoint that opened has every tensor that its config implies, with the implied shape, and no scale
 //!   that is not a number.
-//! * `unsafe` is in `mapping.rs` only.
+//! * `unsafe` is in `mapping.rs` and `expert_store/arena.rs` only.
 
 pub mod accounting;
 mod checkpoint;

@@ -1,4 +1,4 @@
-//! Files as memory: the only `unsafe` of this crate.
+//! Files as memory.
 
 use std::fs::File;
 use std::ops::Range;

@@ -12,6 +12,7 @@ mod page;
 mod peers;
 mod process;
 mod promise;
+mod rate;
 mod tidy;
 mod traces;
 
@@ -34,6 +35,9 @@ enum Command {
     Constrained(constrained::Args),
     /// Serve random models under random ceilings, and see whether plans are kept
     Promise(promise::Args),
+    /// Bench a model of true width with some of its experts in memory, beside what disk and memory allow; needs 19 GB of
+    /// disk, and as much memory for all experts.
+    Rate(rate::Args),
     /// Replay which experts are used, and print what the expert store reads beside textbook rules and the optimum.
     Traces(traces::Args),
     /// Apply known porting bugs one by one to a copy of the tree and report which ones the tests catch.
@@ -66,6 +70,7 @@ fn main() -> anyhow::Result<()> {
         Command::Constrained(args) => constrained::run(&root, &args),
         Command::Traces(args) => traces::run(&root, &args),
         Command::Promise(args) => promise::run(&root, &args),
+        Command::Rate(args) => rate::run(&root, &args),
         Command::Mutants { only, list } => mutants::run(&root, only.as_deref(), list),
         Command::Peers(args) => peers::run(&root, &args),
         Command::Load(args) => load::run(&root, &args),

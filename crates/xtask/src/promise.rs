@@ -144,7 +144,8 @@ fn summary(outcomes: &[Outcome], broken: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn synth(binary: &Path, models: &Path, name: &str, changes: &str) -> anyhow::Result<PathBuf> {
+/// A checkpoint of that shape, written once.
+pub fn synth(binary: &Path, models: &Path, name: &str, changes: &str) -> anyhow::Result<PathBuf> {
     let folder = models.join(name);
     if folder.join("config.json").exists() {
         return Ok(folder);

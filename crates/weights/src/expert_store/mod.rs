@@ -11,11 +11,11 @@
 //!   fetch that needed it, names the file, and leaves no expert behind: the next fetch reads again.
 
 mod ahead;
+mod arena;
 mod fetch;
 mod guesses;
 mod layout;
 mod policy;
-mod pool;
 mod reader;
 mod stats;
 
@@ -34,9 +34,9 @@ pub use fetch::{Fetch, Lease};
 pub use policy::{Admission, Policy};
 pub use stats::LayerReads;
 
+use arena::Arena;
 use guesses::Guesses;
 use layout::Layout;
-use pool::Pool;
 use reader::{Source, read_loop};
 
 /// Threads that read. Disks of this kind are fastest at one or two large reads at a time; deeper queues only make the
@@ -57,7 +57,7 @@ struct Shared {
     /// There is something to read, or room for it, or nothing ever again.
     wanted: Condvar,
     source: Source,
-    pool: Pool,
+    arena: Arena,
 }
 
 struct State {
@@ -113,13 +113,15 @@ impl ExpertStore {
     /// A store for a checkpoint that was [opened to be streamed](Checkpoint::open_streamed), with at most `capacity` experts in memory.
     ///
     /// # Errors
-    /// If the checkpoint was opened otherwise, or threads cannot be started.
+    /// If the checkpoint was opened otherwise, or there is no such memory, or threads cannot be started.
     ///
     /// # Panics
     /// If `capacity` is less than [`CAPACITY_MIN`](Self::CAPACITY_MIN).
     pub fn new(checkpoint: &Checkpoint, capacity: usize) -> Result<Self, WeightsError> {
         assert!(capacity >= Self::CAPACITY_MIN, "a store of {capacity} experts");
         let source = Source::new(checkpoint)?;
+        let arena = Arena::new(capacity.min(source.len()), source.bytes_max())
+            .map_err(WeightsError::io("experts", "setting memory apart"))?;
         let n_layers = usize::from(checkpoint.config().mtp_layer().0) + 1;
         let state = State {
             policy: Policy::new(capacity),
@@ -136,7 +138,7 @@ impl ExpertStore {
             moved: Condvar::new(),
             wanted: Condvar::new(),
             source,
-            pool: Pool::default(),
+            arena,
         });
         let mut store = Self { shared, readers: Vec::new() };
         for _ in 0..READERS {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use cuvier_tensor::{Dtype, Storage, Tensor, WeightMatrix};
 use cuvier_types::{ExpertId, ExpertKey, LayerId};
 
-use super::{Content, DirectFile, LayerReads, Layout, Pool, Shared, layers};
+use super::{Arena, Content, DirectFile, LayerReads, Layout, Shared, layers};
 use crate::WeightsError;
 use crate::checkpoint::values::not_finite;
 use crate::checkpoint::{Checkpoint, Expert, MappedFile, Place, matrix_format};
@@ -47,6 +47,16 @@ impl Source {
         Ok(Self { files, names, experts, bytes_max })
     }
 
+    /// How many experts there are.
+    pub(super) fn len(&self) -> usize {
+        self.experts.len()
+    }
+
+    /// Memory that any of them has room in.
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     pub(super) fn stored_bytes(&self) -> usize {
         self.any().map_or(0, |stored| stored.places.iter().map(|place| place.range.len()).sum())
     }
@@ -60,22 +70,22 @@ impl Source {
     }
 
     /// Reads an expert. Also says how many bytes that were.
-    fn read(&self, key: ExpertKey, pool: &Pool) -> Result<(Expert, u64), WeightsError> {
+    fn read(&self, key: ExpertKey, arena: &Arena) -> Result<(Expert, u64), WeightsError> {
         let Some(Stored { layout, places }) = self.experts.get(&key) else {
             let name = format!("layers.{}.ffn.experts.{}", key.layer, key.expert.0);
             return Err(WeightsError::NoSuchTensor { file: "the checkpoint".to_owned(), name });
         };
-        let buffer = pool.take(self.bytes_max);
-        let mut buffer = buffer.map_err(WeightsError::io(&self.names[places[0].file], "reading"))?;
+        let room = arena.take();
+        let mut room = room.map_err(WeightsError::io(&self.names[places[0].file], "reading"))?;
         for piece in &layout.pieces {
             let file = &self.files[piece.file];
-            let out = &mut buffer.bytes_mut()[piece.at..piece.at + piece.len()];
+            let out = &mut room.bytes_mut()[piece.at..piece.at + piece.len()];
             let got = file.read_blocks(piece.blocks.clone(), out)?;
             if piece.blocks.start + (got as u64) < piece.needed_end {
                 return Err(file.ends_before(piece.needed_end));
             }
         }
-        let storage: Storage = Arc::new(buffer);
+        let storage: Storage = Arc::new(room);
         let tensors = places.iter().zip(&layout.tensors);
         let tensors = tensors.map(|(place, range)| self.tensor(&storage, place, range.clone()));
         let expert = matrices(&mut tensors.collect::<Result<Vec<_>, _>>()?.into_iter(), |problem| {
@@ -148,7 +158,7 @@ pub(super) fn read_loop(shared: &Shared) {
         };
         drop(state);
         let begun = Instant::now();
-        let read = shared.source.read(key, &shared.pool);
+        let read = shared.source.read(key, &shared.arena);
         finish(shared, key, read, begun.elapsed());
     }
 }

@@ -1,0 +1,242 @@
+//! `cargo xtask rate`: how fast a model of true width runs whose experts come from disk, and what disk and memory allow.
+//!
+//! Random weights choose experts as no trained model does: biases that nobody balanced send most tokens to the same few, and
+//! what a layer adds is so large that nothing tells the next layer's choice. So the routers' biases are set to zero, which
+//! spreads tokens evenly, and what layers add is made smaller by a power of two, until about as many of the engine's guesses
+//! come true as on the embedded model, which is trained. Only scales and biases change: what is read and computed is the same.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+
+use crate::process::output;
+use crate::promise::synth;
+
+/// Flags of `rate`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Layers of the model, 3.6 GB of disk each; the last budget has all of them in memory
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(4..=43))]
+    layers: u32,
+    /// Experts in memory, in percent
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 25, 50, 75, 100])]
+    budgets: Vec<u64>,
+    /// How often each is measured, in turns
+    #[arg(long, default_value_t = 2)]
+    rounds: usize,
+    /// Tokens of a prompt
+    #[arg(long, default_value_t = 512)]
+    prefill: usize,
+    /// Tokens that are decoded
+    #[arg(long, default_value_t = 48)]
+    decode: usize,
+    /// Where the model is written and kept
+    #[arg(long, default_value = "target/rate")]
+    models: PathBuf,
+    /// A binary to test [default: the one built here]
+    #[arg(long)]
+    cuvier: Option<PathBuf>,
+}
+
+/// V4-Flash but for its depth and for one layer instead of three that routes by table: it is one in fourteen of all there,
+/// and one in so many here.
+const SHAPE: &str = r#"{"hidden_size":4096,"num_attention_heads":64,"head_dim":512,"qk_rope_head_dim":64,"q_lora_rank":1024,"o_groups":8,"o_lora_rank":1024,"index_n_heads":64,"index_head_dim":128,"index_topk":512,"n_routed_experts":256,"num_experts_per_tok":6,"moe_intermediate_size":2048,"num_hash_layers":1,"vocab_size":129280}"#;
+const EXPERTS_PER_LAYER: u64 = 256;
+/// Bytes that the LM head reads for a token, packed.
+const HEAD_BYTES: f64 = 129_280.0 * 4096.0;
+/// By how many powers of two the outputs of attention and of experts are made smaller.
+const DAMPED: u8 = 4;
+
+/// One budget in one round.
+struct Measured {
+    disk: f64,
+    memory: f64,
+    prefill: f64,
+    /// Bytes per second of wall time in the prefill.
+    prefill_read: f64,
+    decode: f64,
+    hits: f64,
+    guesses_right: f64,
+    /// Bytes per token.
+    read: f64,
+    computed: f64,
+}
+
+/// Makes the model, measures, and prints a row for each budget and round.
+pub fn run(root: &Path, args: &Args) -> anyhow::Result<()> {
+    let binary = args.cuvier.clone().unwrap_or_else(|| root.join("target/release/cuvier"));
+    ensure!(binary.exists(), "build it first: cargo build --release");
+    let folder = model(&binary, &root.join(&args.models), args.layers)?;
+    let experts = u64::from(args.layers) * EXPERTS_PER_LAYER;
+    println!(
+        "| budget | disk, GB/s | memory, GB/s | prefill, tokens/s | of the disk | decode, tokens/s | in memory | guesses right | \
+         read per token | of what disk and memory allow | while the head has nothing to read |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    for _ in 0..args.rounds {
+        for &budget in &args.budgets {
+            let memory = memory_for(&binary, &folder, args, (experts * budget).div_ceil(100))?;
+            println!("{}", bench(&binary, &folder, args, memory)?.row(budget));
+        }
+    }
+    Ok(())
+}
+
+fn model(binary: &Path, models: &Path, layers: u32) -> anyhow::Result<PathBuf> {
+    let name = format!("flash-{layers}");
+    let folder = models.join(&name);
+    // The config is the last file that is written, and moved away until scales are changed as well.
+    let (config, aside) = (folder.join("config.json"), folder.join("config.aside"));
+    if config.exists() {
+        return Ok(folder);
+    }
+    if !aside.exists() {
+        let ratios: Vec<u32> =
+            (0..layers).map(|layer| if layer < 2 { 0 } else { [4, 128][layer as usize % 2] }).collect();
+        let mut shape: Value = serde_json::from_str(SHAPE)?;
+        shape["num_hidden_layers"] = layers.into();
+        shape["compress_ratios"] = ratios.into();
+        synth(binary, models, &name, &shape.to_string())?;
+        fs::rename(&config, &aside)?;
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "safetensors") {
+                damp(&path).with_context(|| path.display().to_string())?;
+            }
+        }
+    }
+    fs::rename(&aside, &config)?;
+    Ok(folder)
+}
+
+/// Sets the biases of routers to zero, and makes what layers add to the streams smaller.
+fn damp(path: &Path) -> anyhow::Result<()> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let mut len = [0; 8];
+    file.read_exact_at(&mut len, 0)?;
+    let mut header = vec![0; usize::try_from(u64::from_le_bytes(len))?];
+    file.read_exact_at(&mut header, 8)?;
+    let data = 8 + header.len() as u64;
+    let header: serde_json::Map<String, Value> = serde_json::from_slice(&header)?;
+    for (name, entry) in &header {
+        let is_bias = name.ends_with("ffn.gate.bias");
+        if !is_bias && !name.ends_with("attn.wo_b.scale") && !name.ends_with(".w2.scale") {
+            continue;
+        }
+        let [start, end] = [0, 1].map(|end| entry["data_offsets"][end].as_u64());
+        let (start, end) = (start.context("no start")?, end.context("no end")?);
+        let mut bytes = vec![0; usize::try_from(end - start)?];
+        if !is_bias {
+            ensure!(entry["dtype"] == "F8_E8M0", "{name} is {}", entry["dtype"]);
+            file.read_exact_at(&mut bytes, data + start)?;
+            bytes.iter_mut().for_each(|exponent| *exponent = exponent.saturating_sub(DAMPED));
+        }
+        file.write_all_at(&bytes, data + start)?;
+    }
+    Ok(())
+}
+
+/// The least memory with which so many experts are in memory.
+fn memory_for(binary: &Path, folder: &Path, args: &Args, experts: u64) -> anyhow::Result<u64> {
+    let held = |memory: u64| -> anyhow::Result<u64> {
+        let (context, memory) = ((args.prefill + args.decode).to_string(), format!("{memory}B"));
+        let said = Command::new(binary)
+            .args(["plan", "--json", "--slots", "1", "--context", &context, "--memory", &memory, "-m"])
+            .arg(folder)
+            .output()?;
+        let plan: Value = serde_json::from_slice(&said.stdout)?;
+        let all = || (plan["fits"] == true && plan["streamed"].is_null()).then_some(u64::MAX);
+        Ok(plan["streamed"]["experts_in_memory"].as_u64().or_else(all).unwrap_or(0))
+    };
+    let (mut low, mut high) = (0_u64, 1 << 40);
+    while high - low > 1 << 20 {
+        let middle = low.midpoint(high);
+        if held(middle)? < experts { low = middle } else { high = middle }
+    }
+    Ok(high)
+}
+
+fn bench(binary: &Path, folder: &Path, args: &Args, memory: u64) -> anyhow::Result<Measured> {
+    let (memory, prefill, decode) = (format!("{memory}B"), args.prefill.to_string(), args.decode.to_string());
+    let said = output(
+        Command::new(binary)
+            .args(["bench", "--json", "--memory", &memory, "--prefill", &prefill, "--decode", &decode, "-m"])
+            .arg(folder),
+    )?;
+    let said: Value = serde_json::from_str(&said)?;
+    // With everything loaded there is no disk, and nothing is read.
+    let number = |value: &Value| match value {
+        Value::Null => Ok(0.0),
+        value => value.as_f64().with_context(|| format!("{value} where a number should be")),
+    };
+    let (machine, prefill, decode) = (&said["machine"], &said["runs"][0], &said["runs"][1]);
+    let (reads, all) = (&decode["reads"], &decode["reads"]["all"]);
+    let speed = number(&prefill["tokens_per_s"])?;
+    Ok(Measured {
+        disk: 1e9 * number(&machine["disk_gbps"])?,
+        memory: 1e9 * number(&machine["memory_gbps"])?,
+        prefill: speed,
+        prefill_read: speed * number(&prefill["reads"]["bytes_per_token"])?,
+        decode: number(&decode["tokens_per_s"])?,
+        hits: number(&reads["hit_share"])?,
+        guesses_right: number(&all["guessed_right"])? / number(&all["guessed"])?.max(1.0),
+        read: number(&reads["bytes_per_token"])?,
+        computed: number(&decode["bytes_per_token"])?,
+    })
+}
+
+impl Measured {
+    /// The time a token takes at least if all that is read from disk hides behind all that is read from memory, or the other
+    /// way round; and if nothing can be read while the head is computed, since nobody knows the next token then.
+    fn bounds(&self) -> [f64; 2] {
+        let (disk, memory, head) =
+            (self.read / self.disk, self.computed / self.memory, HEAD_BYTES / self.memory);
+        [disk.max(memory), head + disk.max(memory - head)]
+    }
+
+    fn row(&self, budget: u64) -> String {
+        let [bound, beside_head] = self.bounds().map(|seconds| 100.0 * seconds * self.decode);
+        format!(
+            "| {budget} % | {:.2} | {:.0} | {:.0} | {:.0} % | {:.1} | {:.0} % | {:.0} % | {:.0} MB | {bound:.0} % | {beside_head:.0} % |",
+            self.disk / 1e9,
+            self.memory / 1e9,
+            self.prefill,
+            100.0 * if self.disk > 0.0 { self.prefill_read / self.disk } else { 0.0 },
+            self.decode,
+            100.0 * self.hits,
+            100.0 * self.guesses_right,
+            self.read / 1e6,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_leaves_time_in_which_nothing_is_read() {
+        let measured = Measured {
+            disk: 1e9,
+            memory: HEAD_BYTES / 0.01,
+            prefill: 0.0,
+            prefill_read: 0.0,
+            decode: 10.0,
+            hits: 0.0,
+            guesses_right: 0.0,
+            read: 40e6,
+            computed: 3.0 * HEAD_BYTES,
+        };
+        let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-9, "{got} is not {want}");
+        let [bound, beside_head] = measured.bounds();
+        close(bound, 0.04);
+        close(beside_head, 0.05);
+        let [bound, beside_head] = Measured { read: 1e6, ..measured }.bounds();
+        close(bound, 0.03);
+        close(beside_head, 0.03);
+    }
+}
