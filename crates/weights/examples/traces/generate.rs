@@ -1,6 +1,6 @@
 //! Made-up traces of the shape of V4-Flash: 43 layers, 256 experts, 6 of them per token.
 
-use crate::trace::{Trace, distinct};
+use crate::trace::{Process, Trace, distinct};
 
 const N_LAYERS: usize = 43;
 const N_EXPERTS: usize = 256;
@@ -51,11 +51,15 @@ impl Popularity {
         Self { by_rank, cumulative }
     }
 
-    /// By expert: how many are less popular.
-    fn ranks(&self) -> Vec<u64> {
-        let mut ranks = vec![0; N_EXPERTS];
-        self.by_rank.iter().rev().zip(0..).for_each(|(&expert, rank)| ranks[usize::from(expert)] = rank);
-        ranks
+    /// By expert: the chance that a draw gives it.
+    fn chances(&self) -> Vec<f64> {
+        let mut chances = vec![0.0; N_EXPERTS];
+        let mut before = 0.0;
+        for (&expert, &sum) in self.by_rank.iter().zip(&self.cumulative) {
+            chances[usize::from(expert)] = (sum - before) / self.cumulative[N_EXPERTS - 1];
+            before = sum;
+        }
+        chances
     }
 
     fn draw(&self, random: &mut Random) -> u16 {
@@ -105,26 +109,36 @@ fn generate(name: &str, kind: Kind, n_tokens: usize) -> Trace {
     let topics: Vec<_> = (0..kind.n_topics).map(|_| popularities(&mut random)).collect();
     let mut before = vec![Vec::new(); N_LAYERS];
     let (mut steps, mut topic, mut left) = (Vec::new(), 0, 0);
+    let (mut topic_of, mut last) = (Vec::new(), Vec::new());
     for _ in 0..n_tokens {
         let begins = left == 0;
         if begins {
             (topic, left) = (random.below(kind.n_topics), 200 + random.below(301));
         }
         left -= 1;
-        let mut step = |n: usize| -> Vec<Vec<u16>> {
+        let mut step = |n: usize| {
             let layers = shared.iter().zip(&topics[topic]).zip(&mut before);
-            layers
-                .map(|((shared, topic), before)| uses(kind, n, shared, topic, before, &mut random))
-                .collect()
+            let uses =
+                layers.map(|((shared, topic), before)| uses(kind, n, shared, topic, before, &mut random));
+            steps.push(uses.collect());
+            topic_of.push(topic);
+            last.push(before.clone());
         };
         if begins && kind.prefills {
-            steps.push(step(PREFILL));
+            step(PREFILL);
         }
-        steps.push(step(1));
+        step(1);
     }
-    let is_fixed = kind.topical == 0.0 && kind.sticky == 0.0;
-    let popularity = is_fixed.then(|| shared.iter().flat_map(Popularity::ranks).collect());
-    Trace { name: name.to_owned(), n_layers: N_LAYERS, n_experts: N_EXPERTS, steps, popularity }
+    let chances = topics.iter().map(|topic| chances(kind, &shared, topic)).collect();
+    let process = Process { chances, sticky: kind.sticky, per_token: PER_TOKEN, topics: topic_of, last };
+    Trace { name: name.to_owned(), n_layers: N_LAYERS, n_experts: N_EXPERTS, steps, process: Some(process) }
+}
+
+/// By the expert's number in the whole model: the chance that a draw in that topic gives it.
+fn chances(kind: Kind, shared: &[Popularity], topic: &[Popularity]) -> Vec<f64> {
+    let of_layers = |layers: &[Popularity]| layers.iter().flat_map(Popularity::chances).collect::<Vec<_>>();
+    let both = of_layers(shared).into_iter().zip(of_layers(topic));
+    both.map(|(shared, topic)| shared + kind.topical * (topic - shared)).collect()
 }
 
 /// The experts of one layer in a step of `n_tokens`.

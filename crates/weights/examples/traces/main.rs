@@ -14,7 +14,7 @@ mod trace;
 use std::path::Path;
 use std::process::ExitCode;
 
-use replay::{Belady, Lfu, Lru, Popular, Rule, policy_reads, reads};
+use replay::{Belady, Foresight, Lfu, Lru, Popular, Rule, policy_reads, reads};
 use trace::Trace;
 
 /// Memory, in percent of all experts.
@@ -41,7 +41,7 @@ fn run() -> Result<(), String> {
     }
     traces.extend(generate::all(n_tokens));
     println!(
-        "| trace | memory | hits, optimum | hits, policy | policy | draws known | popularity in hindsight | LFU | LFU in cache | LRU |"
+        "| trace | memory | hits, optimum | hits, policy | policy | all known but the draws | popularity in hindsight | LFU | LFU in cache | LRU |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     traces.iter().for_each(print_rows);
@@ -57,8 +57,8 @@ fn print_rows(trace: &Trace) {
         let policy = policy_reads(trace, capacity);
         let hits = |reads: usize| 100.0 * (1.0 - reads as f64 / trace.n_uses() as f64);
         let times = |reads: usize| reads as f64 / optimum as f64;
-        let rule = |mut rule: Box<dyn Rule>| times(reads(&sets, capacity, &mut *rule));
-        let known = trace.popularity.as_ref().map(|popularity| rule(Box::new(Popular::by(popularity))));
+        let rule = |mut rule: Box<dyn Rule + '_>| times(reads(&sets, capacity, &mut *rule));
+        let known = Foresight::of(trace).map(|foresight| rule(Box::new(foresight)));
         let known = known.map(|times| format!("{times:.2}")).unwrap_or_default();
         println!(
             "| {} | {percent} % | {:.1} % | {:.1} % | {:.2} | {known} | {:.2} | {:.2} | {:.2} | {:.2} |",

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use cuvier_types::ExpertKey;
 use cuvier_weights::expert_store::Policy;
 
-use crate::trace::{Trace, key};
+use crate::trace::{Process, Trace, key};
 
 /// The experts that `Policy` reads.
 pub fn policy_reads(trace: &Trace, capacity: usize) -> usize {
@@ -39,6 +39,10 @@ pub trait Rule {
     fn used(&mut self, expert: usize, now: usize) -> u64;
     /// `expert` is no longer resident.
     fn evicted(&mut self, _expert: usize) {}
+    /// Experts that have another rank from set `now` on, whether it uses them or not.
+    fn changed(&mut self, _now: usize) -> Vec<(usize, u64)> {
+        Vec::new()
+    }
 }
 
 /// The experts that `rule` reads. Every set is ascending.
@@ -47,6 +51,13 @@ pub fn reads(sets: &[Vec<usize>], capacity: usize, rule: &mut dyn Rule) -> usize
     let mut resident: BTreeSet<(u64, usize)> = BTreeSet::new();
     let mut reads = 0;
     for (now, set) in sets.iter().enumerate() {
+        for (expert, rank) in rule.changed(now) {
+            if let Some(before) = &mut ranks[expert] {
+                resident.remove(&(*before, expert));
+                resident.insert((rank, expert));
+                *before = rank;
+            }
+        }
         for &expert in set {
             match ranks[expert] {
                 Some(rank) => {
@@ -113,29 +124,70 @@ impl Rule for Lfu {
     }
 }
 
-/// The least popular one leaves. Where uses are drawn from a fixed popularity that the rule knows, none that does not see the
-/// draws does better (Aho, Denning and Ullman, "Principles of optimal page replacement", 1971).
+/// The one that the whole trace uses least often leaves: that is known of the future.
 pub struct Popular {
     counts: Vec<u64>,
 }
 
 impl Popular {
-    /// Popularity is how often exactly these sets use an expert: that is known of the future, too.
+    /// For exactly these sets.
     pub fn in_hindsight(sets: &[Vec<usize>]) -> Self {
         let mut counts = vec![0; n_experts(sets)];
         sets.iter().flatten().for_each(|&expert| counts[expert] += 1);
         Self { counts }
-    }
-
-    /// Popularity is what experts are drawn by.
-    pub fn by(popularity: &[u64]) -> Self {
-        Self { counts: popularity.to_vec() }
     }
 }
 
 impl Rule for Popular {
     fn used(&mut self, expert: usize, _now: usize) -> u64 {
         self.counts[expert]
+    }
+}
+
+/// The one leaves that the next token of its layer is the least likely to use, by the very process that the trace was drawn
+/// by: current topic, popularity in it, what the last token used. It knows all but the draws. Where draws are independent
+/// none that does not see them does better (Aho, Denning and Ullman, "Principles of optimal page replacement", 1971).
+pub struct Foresight<'a> {
+    trace: &'a Trace,
+    process: &'a Process,
+    topic: usize,
+    /// By expert, whether the last token of its layer used it.
+    is_last: Vec<bool>,
+}
+
+impl<'a> Foresight<'a> {
+    /// `None`: nobody knows how the trace came about.
+    pub fn of(trace: &'a Trace) -> Option<Self> {
+        let process = trace.process.as_ref()?;
+        Some(Self { trace, process, topic: usize::MAX, is_last: vec![false; trace.n_total()] })
+    }
+
+    /// In proportion to the chance that the next token uses it.
+    fn rank(&self, expert: usize) -> u64 {
+        let Process { chances, sticky, per_token, .. } = self.process;
+        // Those that stay leave fewer draws to the others.
+        let draws = *per_token as f64 * (1.0 - sticky);
+        let drawn = 1.0 - (1.0 - chances[self.topic][expert]).powf(draws);
+        let chance = if self.is_last[expert] { sticky + (1.0 - sticky) * drawn } else { drawn };
+        (chance * (1_u64 << 52) as f64) as u64
+    }
+}
+
+impl Rule for Foresight<'_> {
+    fn used(&mut self, expert: usize, _now: usize) -> u64 {
+        self.rank(expert)
+    }
+
+    fn changed(&mut self, now: usize) -> Vec<(usize, u64)> {
+        let (step, layer) = (now / self.trace.n_layers, now % self.trace.n_layers);
+        let of_layer = layer * self.trace.n_experts..(layer + 1) * self.trace.n_experts;
+        self.is_last[of_layer.clone()].fill(false);
+        for &expert in &self.process.last[step][layer] {
+            self.is_last[of_layer.start + usize::from(expert)] = true;
+        }
+        let is_new = std::mem::replace(&mut self.topic, self.process.topics[step]) != self.topic;
+        let experts = if is_new { 0..self.is_last.len() } else { of_layer };
+        experts.map(|expert| (expert, self.rank(expert))).collect()
     }
 }
 

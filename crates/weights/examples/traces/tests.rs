@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use crate::generate;
-use crate::replay::{Belady, Lfu, Lru, Popular, Rule, policy_reads, reads};
+use crate::replay::{Belady, Foresight, Lfu, Lru, Popular, Rule, policy_reads, reads};
 use crate::trace::{Trace, distinct};
 
 /// The fewest reads, by trying every choice. Experts are bits.
@@ -36,7 +36,7 @@ fn trace() -> impl Strategy<Value = Trace> {
         n_layers: 2,
         n_experts: 6,
         steps,
-        popularity: None,
+        process: None,
     })
 }
 
@@ -73,18 +73,35 @@ fn with_room_for_all_every_expert_is_read_once() {
 
 /// Of experts that are drawn alike in every step, the likelier one is used more often.
 #[test]
-fn what_is_said_to_be_popular_is() {
-    let traces = generate::all(400);
-    let known: Vec<_> = traces.iter().filter_map(|trace| Some((trace, trace.popularity.as_ref()?))).collect();
-    assert_eq!(known.len(), 3);
-    for (trace, popularity) in known {
+fn what_is_said_to_be_likely_is_used_more_often() {
+    for trace in generate::all(400).iter().filter(|trace| trace.name.starts_with("zipf")) {
+        let [chances] = &trace.process.as_ref().expect("it was made up").chances[..] else {
+            panic!("{} has one topic", trace.name)
+        };
         let mut uses = vec![0; trace.n_total()];
         trace.sets().iter().flatten().for_each(|&expert| uses[expert] += 1);
-        let of_rank = |from: u64, to: u64| -> usize {
-            uses.iter().zip(popularity).filter(|(_, p)| (from..to).contains(p)).map(|(uses, _)| uses).sum()
-        };
-        let quarters = [of_rank(0, 64), of_rank(64, 128), of_rank(128, 192), of_rank(192, 256)];
+        let of_layer = |layer: usize| layer * trace.n_experts..(layer + 1) * trace.n_experts;
+        let mut quarters = [0; 4];
+        for layer in 0..trace.n_layers {
+            let mut experts: Vec<usize> = of_layer(layer).collect();
+            experts.sort_by(|&a, &b| chances[a].total_cmp(&chances[b]));
+            let sum: f64 = experts.iter().map(|&expert| chances[expert]).sum();
+            assert!((sum - 1.0).abs() < 1e-9, "chances of a layer add up to {sum}");
+            experts.iter().enumerate().for_each(|(i, &expert)| quarters[i / 64] += uses[expert]);
+        }
         assert!(quarters.is_sorted_by(|less, more| less < more), "{}: {quarters:?}", trace.name);
+    }
+}
+
+/// Who knows the process reads less than who has to learn it.
+#[test]
+fn foresight_reads_less_than_counting_wherever_the_process_is_more_than_a_popularity() {
+    for trace in generate::all(300).iter().filter(|trace| !trace.name.starts_with("zipf")) {
+        let (sets, capacity) = (trace.sets(), trace.n_total() / 4);
+        let mut foresight = Foresight::of(trace).expect("it was made up");
+        let known = reads(&sets, capacity, &mut foresight);
+        assert!(known < reads(&sets, capacity, &mut Lfu::perfect(&sets)), "{}", trace.name);
+        assert!(known >= reads(&sets, capacity, &mut Belady::new(&sets)), "{}", trace.name);
     }
 }
 

@@ -17,9 +17,23 @@ pub struct Trace {
     pub n_experts: usize,
     /// Of each step, of each layer: the experts that it used, each once, ascending.
     pub steps: Vec<Vec<Vec<u16>>>,
-    /// By the expert's number in the whole model, the more the likelier it is in any step, whatever came before. `None`: nobody
-    /// knows, or it changes.
-    pub popularity: Option<Vec<u64>>,
+    /// How it was made; `None`: it was recorded.
+    pub process: Option<Process>,
+}
+
+/// What a made-up trace was drawn by, but not the draws.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Of each topic, by the expert's number in the whole model: the chance that one draw gives it.
+    pub chances: Vec<Vec<f64>>,
+    /// The chance that an expert of the token before is used again.
+    pub sticky: f64,
+    /// Experts that a token uses.
+    pub per_token: usize,
+    /// Of each step, its topic.
+    pub topics: Vec<usize>,
+    /// Of each step, of each layer: what its last token used.
+    pub last: Vec<Vec<Vec<u16>>>,
 }
 
 impl Trace {
@@ -31,7 +45,7 @@ impl Trace {
         let problem = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
         let text = fs::read_to_string(path).map_err(|error| problem(&error))?;
         let mut trace =
-            Self { name: name.to_owned(), n_layers: 0, n_experts: 0, steps: Vec::new(), popularity: None };
+            Self { name: name.to_owned(), n_layers: 0, n_experts: 0, steps: Vec::new(), process: None };
         for line in text.lines() {
             let layers: Vec<Vec<Vec<u16>>> = serde_json::from_str(line).map_err(|error| problem(&error))?;
             if !trace.steps.is_empty() && layers.len() != trace.n_layers {
