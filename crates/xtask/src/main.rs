@@ -7,6 +7,7 @@ mod constrained;
 mod emulate;
 mod fixtures;
 mod load;
+mod mapped;
 mod mutants;
 mod page;
 mod peers;

@@ -11,6 +11,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::load::wire;
+use crate::mapped::untouched;
 use crate::process::{memory_of, output};
 
 /// Flags of `promise`.
@@ -81,7 +82,7 @@ struct Case {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Outcome {
     planned: u64,
-    /// Of that, room for experts that no token chose, and for prefixes that nobody began with.
+    /// Of that, room for experts and rows of the embedding that no token chose, and for prefixes that nobody began with.
     unused: u64,
     peak: u64,
     streamed: bool,
@@ -128,18 +129,24 @@ impl Outcome {
 
 fn summary(outcomes: &[Outcome], broken: usize) -> anyhow::Result<()> {
     let above = outcomes.iter().filter(|o| o.peak > o.planned).count();
-    let large: Vec<f64> =
-        outcomes.iter().filter(|o| o.planned > LARGE && o.streamed).map(Outcome::share).collect();
-    let far = large.iter().filter(|&&share| share < 1.0 - SLACK).count();
+    let (streaming, loaded): (Vec<&Outcome>, Vec<&Outcome>) =
+        outcomes.iter().filter(|o| o.planned > LARGE).partition(|o| o.streamed);
     let refused = outcomes.iter().filter(|o| o.refused).count();
     let streamed = outcomes.iter().filter(|o| o.streamed).count();
     println!(
         "{} configurations, {streamed} streamed, {refused} refused first and run as advised; {broken} failed; {above} \
-         above the plan; {far} of {} streamed plans over 1 GiB more than 3 % below it (least {:.3})",
+         above the plan",
         outcomes.len(),
-        large.len(),
-        large.iter().copied().fold(1.0, f64::min)
     );
+    for (what, large) in [("streamed", streaming), ("loaded", loaded)] {
+        let shares: Vec<f64> = large.iter().map(|outcome| outcome.share()).collect();
+        let far = shares.iter().filter(|&&share| share < 1.0 - SLACK).count();
+        let least = shares.iter().copied().fold(1.0, f64::min);
+        println!(
+            "of {} {what} plans over 1 GiB {far} more than 3 % above what was needed (least {least:.3})",
+            shares.len()
+        );
+    }
     ensure!(broken == 0 && above == 0, "a promise was broken");
     Ok(())
 }
@@ -236,10 +243,12 @@ fn examine(binary: &Path, folder: &Path, case: &Case, group: Option<&Group>) -> 
     ensure!(planned["fits"] == true, "what was advised does not fit");
     let total = planned["memory"]["total"].as_u64().context("no total")?;
     ensure!(total <= case.memory, "the plan of {total} bytes is above the ceiling");
-    let Measured { peak, read, cached } = serve(binary, folder, &case, group)?;
+    let Measured { peak, read, untouched, cached } = serve(binary, folder, &case, group)?;
+    let streamed = planned["streamed"].is_object();
     let experts = planned["memory"]["expert_cache"].as_u64().unwrap_or(0);
-    let unused = experts.saturating_sub(read) + case.cache.saturating_sub(cached);
-    Ok(Outcome { planned: total, unused, peak, streamed: planned["streamed"].is_object(), refused })
+    let weights = if streamed { experts.saturating_sub(read) } else { untouched };
+    let unused = weights + case.cache.saturating_sub(cached);
+    Ok(Outcome { planned: total, unused, peak, streamed, refused })
 }
 
 /// Serving what does not fit must fail before anything is allocated.
@@ -263,6 +272,8 @@ struct Measured {
     peak: u64,
     /// Of experts read from disk.
     read: u64,
+    /// Of weights that are used where they lie in the files, and were not.
+    untouched: u64,
     /// Of prefixes that are kept.
     cached: u64,
 }
@@ -302,9 +313,10 @@ fn serve(binary: &Path, folder: &Path, case: &Case, group: Option<&Group>) -> an
         let lines = metrics.lines().filter(|line| line.starts_with(name));
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
     };
+    let untouched = untouched(server.0.id(), folder)?;
     ensure!(server.0.try_wait()?.is_none(), "the server ended");
     let (read, cached) = (sum("cuvier_expert_read_bytes_total{"), sum("cuvier_cache_memory_bytes "));
-    Ok(Measured { peak, read, cached })
+    Ok(Measured { peak, read, untouched, cached })
 }
 
 /// Fills every slot to its last token, `answer` tokens of them an answer. While a first prompt is computed all others

@@ -13,6 +13,7 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
+use crate::mapped::{header, offsets};
 use crate::process::output;
 use crate::promise::synth;
 
@@ -116,19 +117,13 @@ fn model(binary: &Path, models: &Path, layers: u32) -> anyhow::Result<PathBuf> {
 /// Sets the biases of routers to zero, and makes what layers add to the streams smaller.
 fn damp(path: &Path) -> anyhow::Result<()> {
     let file = File::options().read(true).write(true).open(path)?;
-    let mut len = [0; 8];
-    file.read_exact_at(&mut len, 0)?;
-    let mut header = vec![0; usize::try_from(u64::from_le_bytes(len))?];
-    file.read_exact_at(&mut header, 8)?;
-    let data = 8 + header.len() as u64;
-    let header: serde_json::Map<String, Value> = serde_json::from_slice(&header)?;
+    let (header, data) = header(path)?;
     for (name, entry) in &header {
         let is_bias = name.ends_with("ffn.gate.bias");
         if !is_bias && !name.ends_with("attn.wo_b.scale") && !name.ends_with(".w2.scale") {
             continue;
         }
-        let [start, end] = [0, 1].map(|end| entry["data_offsets"][end].as_u64());
-        let (start, end) = (start.context("no start")?, end.context("no end")?);
+        let [start, end] = offsets(entry)?;
         let mut bytes = vec![0; usize::try_from(end - start)?];
         if !is_bias {
             ensure!(entry["dtype"] == "F8_E8M0", "{name} is {}", entry["dtype"]);
