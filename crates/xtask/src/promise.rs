@@ -20,6 +20,9 @@ pub struct Args {
     /// How many configurations
     #[arg(long, default_value_t = 200)]
     runs: u64,
+    /// Only this one of them, counted from 0
+    #[arg(long)]
+    only: Option<u64>,
     /// What they are drawn from
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -105,6 +108,9 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<()> {
     let (mut outcomes, mut broken) = (Vec::new(), Vec::new());
     for n in 0..args.runs {
         let case = Case::draw(&mut rng, &binary, &folders)?;
+        if args.only.is_some_and(|only| only != n) {
+            continue;
+        }
         match examine(&binary, &folders[case.model], &case, group.as_ref()) {
             Ok(outcome) => {
                 let share = outcome.share();

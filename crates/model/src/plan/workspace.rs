@@ -9,6 +9,8 @@ use super::{Stock, Wish, kv};
 
 /// What allocators keep, thread stacks, and small things.
 const FIXED: u64 = 8 << 20;
+/// How often each kind of layer is gone through.
+const ROUNDS: usize = 4;
 /// What one thread gathers and unpacks.
 const PER_THREAD: u64 = 3 << 20;
 
@@ -74,13 +76,17 @@ impl Step<'_> {
         let config = self.config;
         self.rows(streams_width(config) + config.hidden_size + 2 * config.qk_rope_head_dim);
         let kinds = [LayerKind::Sliding, LayerKind::Csa, LayerKind::Hca];
-        // A second layer of a kind finds all buffers; in which order kinds come matters little.
-        for kind in kinds.into_iter().filter(|&kind| config.n_layers_of(kind) > 0) {
-            self.layer(kind);
+        let kinds: Vec<_> = kinds.into_iter().filter(|&kind| config.n_layers_of(kind) > 0).collect();
+        // A large buffer that is lent for something small is missing later: some layers pass before all have what they take.
+        for _ in 0..ROUNDS {
+            for (&kind, guesses) in kinds.iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+                self.layer(kind, guesses);
+            }
         }
     }
 
-    fn layer(&mut self, kind: LayerKind) {
+    /// `guesses`: whether the experts of the layer behind are guessed.
+    fn layer(&mut self, kind: LayerKind, guesses: bool) {
         let hidden = self.config.hidden_size;
         let mixes = (2 + self.config.hc_mult) * self.config.hc_mult;
         let x = self.rows(hidden);
@@ -88,7 +94,7 @@ impl Step<'_> {
         let out = self.attention(kind);
         let ffn = self.rows(hidden);
         let ffn_mix = self.rows(mixes);
-        let ffn_out = self.experts();
+        let ffn_out = self.experts(guesses);
         self.f32s.give([x, mix, out, ffn, ffn_mix, ffn_out]);
     }
 
@@ -134,13 +140,15 @@ impl Step<'_> {
     }
 
     /// Returns the buffer of its output. All experts of a token may be there at once, wherever they come from.
-    fn experts(&mut self) -> usize {
+    fn experts(&mut self, guesses: bool) -> usize {
         let config = self.config;
         let inter = config.moe_intermediate_size;
         let out = self.rows(config.hidden_size);
         let input = self.quantised(config.hidden_size);
         let router = [config.n_routed_experts, 2 * config.num_experts_per_tok].map(|cols| self.rows(cols));
-        self.guess();
+        if guesses {
+            self.guess();
+        }
         let shared = [inter; 3].map(|cols| self.rows(cols));
         let shared_quantised = self.quantised(inter);
         let shared_out = self.rows(config.hidden_size);
