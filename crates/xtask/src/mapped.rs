@@ -1,5 +1,4 @@
-//! How much of a checkpoint a process could have in memory and has not: what is used where it lies in the mapped files, and was
-//! never touched.
+//! What a process maps of a checkpoint without ever touching it.
 
 use std::fs::{self, File};
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! `cargo xtask rate`: how fast a model of true width runs whose experts come from disk, and what disk and memory allow.
+//! `cargo xtask rate`: the speed of a model of true width whose experts come from disk, as a share of what the machine allows.
 //!
 //! Random weights choose experts as no trained model does: biases that nobody balanced send most tokens to the same few, and
 //! what a layer adds is so large that nothing tells the next layer's choice. So the routers' biases are set to zero, which
@@ -43,8 +43,7 @@ pub struct Args {
     cuvier: Option<PathBuf>,
 }
 
-/// V4-Flash but for its depth and for one layer instead of three that routes by table: it is one in fourteen of all there,
-/// and one in so many here.
+/// V4-Flash but for its depth, and for one layer instead of three that routes by table, since it has fewer.
 const SHAPE: &str = r#"{"hidden_size":4096,"num_attention_heads":64,"head_dim":512,"qk_rope_head_dim":64,"q_lora_rank":1024,"o_groups":8,"o_lora_rank":1024,"index_n_heads":64,"index_head_dim":128,"index_topk":512,"n_routed_experts":256,"num_experts_per_tok":6,"moe_intermediate_size":2048,"num_hash_layers":1,"vocab_size":129280}"#;
 const EXPERTS_PER_LAYER: u64 = 256;
 /// Bytes that the LM head reads for a token, packed.
@@ -88,29 +87,29 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<()> {
 }
 
 fn model(binary: &Path, models: &Path, layers: u32) -> anyhow::Result<PathBuf> {
-    let name = format!("flash-{layers}");
-    let folder = models.join(&name);
-    // The config is the last file that is written, and moved away until scales are changed as well.
-    let (config, aside) = (folder.join("config.json"), folder.join("config.aside"));
-    if config.exists() {
+    let folder = models.join(format!("flash-{layers}"));
+    if folder.exists() {
         return Ok(folder);
     }
-    if !aside.exists() {
-        let ratios: Vec<u32> =
-            (0..layers).map(|layer| if layer < 2 { 0 } else { [4, 128][layer as usize % 2] }).collect();
-        let mut shape: Value = serde_json::from_str(SHAPE)?;
-        shape["num_hidden_layers"] = layers.into();
-        shape["compress_ratios"] = ratios.into();
-        synth(binary, models, &name, &shape.to_string())?;
-        fs::rename(&config, &aside)?;
-        for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "safetensors") {
-                damp(&path).with_context(|| path.display().to_string())?;
-            }
+    // It has its name only once scales are changed as well.
+    let name = format!("flash-{layers}-unfinished");
+    let unfinished = models.join(&name);
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished)?;
+    }
+    let ratios: Vec<u32> =
+        (0..layers).map(|layer| if layer < 2 { 0 } else { [4, 128][layer as usize % 2] }).collect();
+    let mut shape: Value = serde_json::from_str(SHAPE)?;
+    shape["num_hidden_layers"] = layers.into();
+    shape["compress_ratios"] = ratios.into();
+    synth(binary, models, &name, &shape.to_string())?;
+    for entry in fs::read_dir(&unfinished)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            damp(&path).with_context(|| path.display().to_string())?;
         }
     }
-    fs::rename(&aside, &config)?;
+    fs::rename(&unfinished, &folder)?;
     Ok(folder)
 }
 

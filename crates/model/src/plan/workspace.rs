@@ -75,7 +75,7 @@ impl Step<'_> {
     fn run(&mut self) {
         let config = self.config;
         self.rows(streams_width(config) + config.hidden_size + 2 * config.qk_rope_head_dim);
-        // Something small may have been lent a large buffer that something large then lacks. More than one was never seen.
+        // Something small may have been lent a large buffer that something large then lacks. More than one was not seen.
         self.rows(config.hidden_size);
         let kinds = [LayerKind::Sliding, LayerKind::Csa, LayerKind::Hca];
         let kinds: Vec<_> = kinds.into_iter().filter(|&kind| config.n_layers_of(kind) > 0).collect();

@@ -181,13 +181,18 @@ impl Rule for Foresight<'_> {
     fn changed(&mut self, now: usize) -> Vec<(usize, u64)> {
         let (step, layer) = (now / self.trace.n_layers, now % self.trace.n_layers);
         let of_layer = layer * self.trace.n_experts..(layer + 1) * self.trace.n_experts;
+        let was_last = self.is_last[of_layer.clone()].to_vec();
         self.is_last[of_layer.clone()].fill(false);
         for &expert in &self.process.last[step][layer] {
             self.is_last[of_layer.start + usize::from(expert)] = true;
         }
         let is_new = std::mem::replace(&mut self.topic, self.process.topics[step]) != self.topic;
-        let experts = if is_new { 0..self.is_last.len() } else { of_layer };
-        experts.map(|expert| (expert, self.rank(expert))).collect()
+        let ranked = |expert: usize| (expert, self.rank(expert));
+        if is_new {
+            return (0..self.is_last.len()).map(ranked).collect();
+        }
+        let start = of_layer.start;
+        of_layer.filter(|&expert| self.is_last[expert] != was_last[expert - start]).map(ranked).collect()
     }
 }
 

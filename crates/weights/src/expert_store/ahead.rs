@@ -1,4 +1,4 @@
-//! What is read before it is asked for, and what makes room for it.
+//! Reading before anyone asks.
 
 use cuvier_types::{ExpertKey, LayerId};
 
