@@ -1,24 +1,24 @@
 //! `cuvier bench`: tokens per second, and their share of what this machine can do.
 
-use std::io::Write;
+mod limits;
+mod report;
+
 use std::time::Instant;
 
 use anyhow::bail;
 use cuvier_model::plan::StepSize;
-use cuvier_model::{
-    Batch, Chunk, Compute, Ctx, LogitRows, Matrix, Roof, SequenceState, TokenId, Transformer, measure_roof,
-};
+use cuvier_model::{Batch, Chunk, Compute, Ctx, LogitRows, Matrix, SequenceState, TokenId, Transformer};
 use cuvier_types::SequenceId;
 use cuvier_weights::expert_store::LayerReads;
-use cuvier_weights::measure_disk;
-use serde_json::json;
 
 use crate::interrupt::Interrupt;
-use crate::memory::peak_memory_bytes;
 use crate::needs::Needs;
-use crate::options::{ComputeArgs, ModelArgs, show_size};
+use crate::options::{ComputeArgs, ModelArgs};
 use crate::planning;
 use crate::session::open_model;
+
+use limits::{Limits, Work};
+use report::Report;
 
 /// Flags of `bench`.
 #[derive(clap::Args)]
@@ -56,9 +56,6 @@ struct Bench<'a> {
     args: &'a Args,
     /// Tokens per chunk of a prefill.
     chunk: usize,
-    roof: Roof,
-    /// Of direct reads of experts. `None`: all weights are in memory, or the files are too small to tell.
-    disk_bytes_per_s: Option<f64>,
     interrupt: Interrupt,
 }
 
@@ -70,10 +67,7 @@ struct Row {
     slots: usize,
     /// Tokens per second of each repetition, ascending.
     speeds: Vec<f64>,
-    bytes_per_token: f64,
-    /// Median share of the memory roof when decoding; in prefill the time that the operations take at their roofs,
-    /// over the median time.
-    roof_share: f64,
+    work: Work,
     /// What was read from disk. `None`: all weights are in memory.
     reads: Option<Reads>,
 }
@@ -84,9 +78,20 @@ struct Reads {
     all: LayerReads,
     by_layer: Vec<LayerReads>,
     tokens: usize,
-    /// The time that a token takes at least, what is read from disk hidden behind what is read from memory or the other
-    /// way round, over the median time; 0 for a prefill, which is bound by arithmetic as well.
-    bound_share: f64,
+}
+
+impl Reads {
+    /// Of experts and of everything else.
+    fn bytes_per_token(&self) -> f64 {
+        (self.all.bytes + self.all.other_bytes) as f64 / self.tokens as f64
+    }
+}
+
+impl Row {
+    /// Median tokens per second.
+    fn speed(&self) -> f64 {
+        self.speeds[self.speeds.len() / 2]
+    }
 }
 
 /// Runs the verb.
@@ -114,35 +119,33 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     planning::lines(&plan).iter().for_each(|line| eprintln!("{line}"));
     let model = opened.transformer_as(&plan, &compute)?;
     eprintln!("measuring the roof of {} threads on {}", compute.threads(), compute.isa().name());
-    let roof = measure_roof(&compute);
-    let disk_bytes_per_s = match plan.streaming {
-        Some(_) => measure_disk(opened.checkpoint.paths())?,
-        None => None,
-    };
-    let bench = Bench {
-        model: &model,
-        compute: &compute,
-        args,
-        chunk: plan.chunk,
-        roof,
-        disk_bytes_per_s,
-        interrupt,
-    };
-    let mut rows = Vec::new();
-    for &tokens in &args.prefill {
-        rows.push(bench.prefill(tokens)?);
-    }
-    if args.decode > 0 {
-        for &context in &args.context {
-            for &slots in &args.slots {
-                rows.push(bench.decode(context, slots)?);
-            }
-        }
-    }
-    if args.json { print_json(&opened.name, &bench, &rows) } else { print_table(&bench, &rows) }
+    let streamed = plan.streaming.is_some().then_some(&*opened.checkpoint);
+    let before = Limits::measure(&compute, streamed)?;
+    let bench = Bench { model: &model, compute: &compute, args, chunk: plan.chunk, interrupt };
+    let rows = bench.rows()?;
+    // What it takes to measure had its room in memory before experts filled it.
+    drop(model);
+    let limits = Limits::between(&before, &Limits::measure(&compute, streamed)?);
+    let report = Report { model: &opened.name, compute: &compute, limits, rows };
+    if args.json { report.print_json() } else { report.print_table() }
 }
 
 impl Bench<'_> {
+    fn rows(&self) -> anyhow::Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        for &tokens in &self.args.prefill {
+            rows.push(self.prefill(tokens)?);
+        }
+        if self.args.decode > 0 {
+            for &context in &self.args.context {
+                for &slots in &self.args.slots {
+                    rows.push(self.decode(context, slots)?);
+                }
+            }
+        }
+        Ok(rows)
+    }
+
     fn prefill(&self, tokens: usize) -> anyhow::Result<Row> {
         let ids = self.ids(tokens, 1);
         let (speeds, reads) = self.repeat(tokens, |_| {
@@ -157,15 +160,13 @@ impl Bench<'_> {
             Ok(tokens as f64 / start.elapsed().as_secs_f64())
         })?;
         let operations = self.model.prefill_operations(self.args.compute.kv.into(), tokens);
-        let roof_share = median(&speeds) * self.roof.seconds(&operations) / tokens as f64;
         Ok(Row {
             kind: "prefill",
             tokens,
             context: 0,
             slots: 1,
             speeds,
-            bytes_per_token: 0.0,
-            roof_share,
+            work: Work::Operations(operations),
             reads,
         })
     }
@@ -174,7 +175,7 @@ impl Bench<'_> {
         let filled = self.model.filled_state(self.args.compute.kv.into(), context, self.compute);
         let kv_bytes = filled.decode_bytes(self.model.config().index_topk);
         let count = slots * self.args.decode;
-        let (speeds, mut reads) = self.repeat(count, |round| {
+        let (speeds, reads) = self.repeat(count, |round| {
             // Other tokens each time: else the experts of the last time would be those of this one.
             let ids = self.ids(count, 2 + round);
             let mut states: Vec<_> = (0..slots).map(|_| filled.clone()).collect();
@@ -185,24 +186,9 @@ impl Bench<'_> {
             }
             Ok(ids.len() as f64 / start.elapsed().as_secs_f64())
         })?;
-        let bytes_per_token = self.model.decode_weight_bytes(slots) / slots as f64 + kv_bytes as f64;
-        let roof_share = median(&speeds) * bytes_per_token / self.roof.memory_bytes_per_s;
-        if let (Some(reads), Some(disk)) = (&mut reads, self.disk_bytes_per_s) {
-            let bytes = reads.all.bytes + reads.all.other_bytes;
-            let from_disk = bytes as f64 / reads.tokens as f64 / disk;
-            reads.bound_share =
-                from_disk.max(bytes_per_token / self.roof.memory_bytes_per_s) * median(&speeds);
-        }
-        Ok(Row {
-            kind: "decode",
-            tokens: self.args.decode,
-            context,
-            slots,
-            speeds,
-            bytes_per_token,
-            roof_share,
-            reads,
-        })
+        let memory = self.model.decode_weight_bytes(slots) / slots as f64 + kv_bytes as f64;
+        let work = Work::Bytes { memory, disk: reads.as_ref().map_or(0.0, Reads::bytes_per_token) };
+        Ok(Row { kind: "decode", tokens: self.args.decode, context, slots, speeds, work, reads })
     }
 
     /// One token per state, or all tokens for the only state.
@@ -241,7 +227,7 @@ impl Bench<'_> {
             let by_layer: Vec<_> =
                 after.iter().zip(&before).map(|(after, before)| after.since(*before)).collect();
             let all = by_layer.iter().copied().fold(LayerReads::default(), LayerReads::and);
-            Reads { all, by_layer, tokens: tokens * repeat as usize, bound_share: 0.0 }
+            Reads { all, by_layer, tokens: tokens * repeat as usize }
         });
         Ok((speeds, reads))
     }
@@ -267,109 +253,6 @@ fn check_finite(logits: &Matrix) -> anyhow::Result<()> {
         Some(value) => bail!("a logit is {value}: the model or the machine is broken"),
         None => Ok(()),
     }
-}
-
-fn median(sorted: &[f64]) -> f64 {
-    sorted[sorted.len() / 2]
-}
-
-fn print_table(bench: &Bench<'_>, rows: &[Row]) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    let Roof { memory_bytes_per_s, flops_per_s, int8_ops_per_s, fp4_ops_per_s } = bench.roof;
-    let [memory, flops, int8, fp4] =
-        [memory_bytes_per_s, flops_per_s, int8_ops_per_s, fp4_ops_per_s].map(|limit| limit / 1e9);
-    let (isa, threads) = (bench.compute.isa().name(), bench.compute.threads());
-    writeln!(
-        out,
-        "{isa}, {threads} threads: memory {memory:.1} GB/s, f32 {flops:.0} GFLOP/s, int8 {int8:.0} and fp4 {fp4:.0} GOP/s"
-    )?;
-    writeln!(out, "kind     tokens  context  slots  tokens/s     (min - max)      of roof")?;
-    for row in rows {
-        let speed = median(&row.speeds);
-        let (min, max) = (row.speeds[0], row.speeds[row.speeds.len() - 1]);
-        let share = 100.0 * row.roof_share;
-        let Row { kind, tokens, context, slots, .. } = row;
-        writeln!(
-            out,
-            "{kind:8} {tokens:6} {context:8} {slots:6}  {speed:8.1}  ({min:.1} - {max:.1})  {share:6.1} %"
-        )?;
-        if let Some(reads) = &row.reads {
-            writeln!(out, "         {}", planning::reads(&reads.all, reads.tokens))?;
-        }
-        if let Some(Reads { bound_share, .. }) = row.reads.as_ref().filter(|reads| reads.bound_share > 0.0) {
-            writeln!(out, "         {:.1} % of what disk and memory allow together", 100.0 * bound_share)?;
-        }
-    }
-    if let Some(disk) = bench.disk_bytes_per_s {
-        writeln!(out, "disk {:.2} GB/s in direct reads of 12 MiB, two at a time", disk / 1e9)?;
-    }
-    writeln!(out, "peak memory {}", show_size(peak_memory_bytes()))?;
-    Ok(())
-}
-
-fn print_json(model: &str, bench: &Bench<'_>, rows: &[Row]) -> anyhow::Result<()> {
-    let runs: Vec<_> = rows
-        .iter()
-        .map(|row| {
-            json!({
-                "kind": row.kind,
-                "tokens": row.tokens,
-                "context": row.context,
-                "slots": row.slots,
-                "tokens_per_s": median(&row.speeds),
-                "tokens_per_s_min": row.speeds[0],
-                "tokens_per_s_max": row.speeds[row.speeds.len() - 1],
-                "bytes_per_token": row.bytes_per_token,
-                "roof_share": row.roof_share,
-                "reads": row.reads.as_ref().map(reads_json),
-            })
-        })
-        .collect();
-    let machine = json!({
-        "cpu": cpu_name(),
-        "isa": bench.compute.isa().name(),
-        "threads": bench.compute.threads(),
-        "memory_gbps": bench.roof.memory_bytes_per_s / 1e9,
-        "gflops": bench.roof.flops_per_s / 1e9,
-        "int8_gops": bench.roof.int8_ops_per_s / 1e9,
-        "fp4_gops": bench.roof.fp4_ops_per_s / 1e9,
-        "disk_gbps": bench.disk_bytes_per_s.map(|disk| disk / 1e9),
-    });
-    let peak = peak_memory_bytes();
-    let document = json!({ "model": model, "machine": machine, "runs": runs, "peak_memory_bytes": peak });
-    writeln!(std::io::stdout().lock(), "{document}")?;
-    Ok(())
-}
-
-fn reads_json(reads: &Reads) -> serde_json::Value {
-    let of = |reads: &LayerReads| {
-        json!({
-            "hits": reads.hits,
-            "misses": reads.misses,
-            "guessed": reads.guessed,
-            "guessed_right": reads.guessed_right,
-            "bytes": reads.bytes,
-            "reading_s": reads.reading.as_secs_f64(),
-            "waiting_s": reads.waiting.as_secs_f64(),
-            "other_bytes": reads.other_bytes,
-            "other_reading_s": reads.other_reading.as_secs_f64(),
-            "other_waiting_s": reads.other_waiting.as_secs_f64(),
-        })
-    };
-    let layers: Vec<_> = reads.by_layer.iter().map(of).collect();
-    json!({
-        "bytes_per_token": reads.all.bytes as f64 / reads.tokens as f64,
-        "hit_share": reads.all.hit_share(),
-        "bound_share": reads.bound_share,
-        "all": of(&reads.all),
-        "layers": layers,
-    })
-}
-
-fn cpu_name() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = info.lines().find_map(|line| line.strip_prefix("model name"));
-    line.map_or(std::env::consts::ARCH, |line| line.trim_start_matches([' ', '\t', ':'])).to_owned()
 }
 
 #[cfg(test)]

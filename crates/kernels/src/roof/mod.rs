@@ -3,11 +3,13 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use cuvier_tensor::prefer_huge_pages;
+
 use crate::simd::{LANES, Simd};
 use crate::{Compute, Vectorized};
 
 /// Measured limits of one [`Compute`], of all threads together. A multiply-add counts as two operations.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Roof {
     /// Bytes read from memory per second.
     pub memory_bytes_per_s: f64,
@@ -44,7 +46,10 @@ const ROUNDS: usize = 5;
 
 /// Measures all limits, the best of several rounds each; takes about a second.
 pub fn measure_roof(c: &Compute) -> Roof {
-    let buffer = vec![1.0f32; BUFFER_BYTES / 4];
+    // As weights lie: small pages give less.
+    let mut buffer = Vec::with_capacity(BUFFER_BYTES / 4);
+    prefer_huge_pages(buffer.spare_capacity_mut());
+    buffer.resize(BUFFER_BYTES / 4, 1.0f32);
     let tasks = c.threads() * 8;
     let part = buffer.len() / tasks / LANES * LANES;
     let read = best(|| {
