@@ -2,10 +2,11 @@
 //!
 //! All routed experts of a model are of one size, so capacity counts experts. The expert leaves that is the least
 //! likely to be used next. Its likelihood is a mixture of several memories: how often, of all uses in its layer,
-//! it was the one used, over the last step, the last hundred, the last thousand, and all. Which memory is worth
+//! it was the one used, over the last step, the last hundred, the last thousand, and all; and in all of those that were
+//! about the same (see [`topics`]). Which memory is worth
 //! how much is learned as the model runs, from how well each foretold the uses that came: where uses follow a
-//! fixed popularity the long memory wins, where topics change a shorter one, where a token uses what the token
-//! before it used the shortest. A prefill that uses every expert once makes all of a layer equal in the short
+//! fixed popularity the long memory wins, where topics change a shorter one, where they come back that of the topic,
+//! where a token uses what the token before it used the shortest. A prefill that uses every expert once makes all of a layer equal in the short
 //! memories and leaves the order of the long ones as it was, so it drives out nothing for long. Layers run in a
 //! circle, so an expert of the layer to run next counts twice what it would in the layer that just ran.
 //!
@@ -17,14 +18,21 @@
 
 #[cfg(test)]
 mod tests;
+mod topics;
 
 use cuvier_types::{ExpertId, ExpertKey, LayerId};
 
-/// How many memories there are.
-const N: usize = 4;
+use topics::{Foretold, Topics, Turn};
 
-/// Steps after which a use counts half, for each memory. The first all but forgets what is older than a step.
-const HALF_LIVES_STEPS: [f64; N] = [0.25, 64.0, 512.0, 8192.0];
+/// How many memories there are.
+const N: usize = 5;
+
+/// Steps after which a use counts half, for each memory. The first all but forgets what is older than a step; the last one
+/// is of the current topic, and for it no time passes in others.
+const HALF_LIVES_STEPS: [f64; N] = [0.25, 64.0, 512.0, 8192.0, 8192.0];
+const RECENT: usize = 1;
+const LONGEST: usize = 3;
+const TOPIC: usize = 4;
 
 /// How much one step changes what the memories are worth.
 const LEARNING_RATE: f64 = 0.1;
@@ -79,6 +87,7 @@ pub struct Policy {
     worth: [f64; N],
     /// How much of this step's uses each memory foretold.
     foretold: [f64; N],
+    topics: Topics,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -92,6 +101,8 @@ struct Layer {
     uses_before: [f64; N],
     /// What a use in each memory adds to the likelihood of an expert.
     factors: [f64; N],
+    /// Of all experts together: their uses in each topic that was left.
+    left: [f64; topics::N],
     /// The resident expert that is the least likely and how likely it is; to be found again once something changed.
     lowest: Option<Option<(f64, u16)>>,
 }
@@ -100,6 +111,8 @@ struct Layer {
 struct Record {
     /// Uses in each memory.
     uses: [f64; N],
+    /// Uses in each topic, when it was left last.
+    left: [f32; topics::N],
     /// The step of the last use; 0 before the first.
     step: u64,
     is_resident: bool,
@@ -117,6 +130,7 @@ impl Policy {
             kept: HALF_LIVES_STEPS.map(|half_life| (-1.0 / half_life).exp2()),
             worth: [1.0 / N as f64; N],
             foretold: [0.0; N],
+            topics: Topics::default(),
         }
     }
 
@@ -129,6 +143,9 @@ impl Policy {
             for (worth, foretold) in self.worth.iter_mut().zip(foretold) {
                 *worth = (*worth + LEARNING_RATE * (foretold / sum - *worth)).max(WORTH_MIN);
             }
+        }
+        if let Some(turn) = self.topics.end_step() {
+            self.layers.iter_mut().for_each(|layer| layer.turn(turn, self.worth[TOPIC]));
         }
     }
 
@@ -146,10 +163,16 @@ impl Policy {
             return;
         }
         record.step = self.step;
-        let shares: [f64; N] = std::array::from_fn(|memory| match layer.uses_before[memory] {
-            0.0 => 0.0,
-            all => self.worth[memory] * record.uses[memory] / all,
-        });
+        let likelihoods: [f64; N] =
+            std::array::from_fn(|memory| share(record.uses[memory], layer.uses_before[memory]));
+        if likelihoods[LONGEST] > 0.0 {
+            let mut topics =
+                std::array::from_fn(|topic| share(f64::from(record.left[topic]), layer.left[topic]));
+            topics[self.topics.current()] = likelihoods[TOPIC];
+            let (common, recent) = (likelihoods[LONGEST], likelihoods[RECENT]);
+            self.topics.touch(&Foretold { common, recent, topics });
+        }
+        let shares: [f64; N] = std::array::from_fn(|memory| self.worth[memory] * likelihoods[memory]);
         // A use that no memory knew of tells nothing about them.
         let likelihood: f64 = shares.iter().sum();
         if likelihood > 0.0 {
@@ -238,7 +261,27 @@ impl Policy {
     }
 }
 
+/// Of all uses, those of one expert.
+fn share(uses: f64, all: f64) -> f64 {
+    if all > 0.0 { uses / all } else { 0.0 }
+}
+
 impl Layer {
+    /// The next steps are about something else: the memory of one topic makes room for that of another.
+    fn turn(&mut self, turn: Turn, worth: f64) {
+        let (Turn::Back { from, to } | Turn::New { from, to }) = turn;
+        let is_new = matches!(turn, Turn::New { .. });
+        self.left[from] = self.uses[TOPIC];
+        self.uses[TOPIC] = 0.0;
+        for record in &mut self.experts {
+            record.left[from] = record.uses[TOPIC] as f32;
+            record.uses[TOPIC] = if is_new { record.uses[RECENT] } else { f64::from(record.left[to]) };
+            self.uses[TOPIC] += record.uses[TOPIC];
+        }
+        self.factors[TOPIC] = share(worth, self.uses[TOPIC]);
+        self.lowest = None;
+    }
+
     /// A step begins to use the layer: what was used before counts less.
     fn age(&mut self, step: u64, kept: &[f64; N]) {
         self.step = step;

@@ -128,6 +128,42 @@ fn after_a_change_of_topic_the_new_one_is_learned() {
     assert_eq!(reads[50..].iter().sum::<usize>(), 0, "{reads:?}");
 }
 
+/// A step of one of several topics: in each of twelve layers four of 64 experts, some more often than others.
+fn step_of(topic: usize, random: &mut u64) -> Vec<BTreeSet<u16>> {
+    let mut draw = |layer: usize| {
+        *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let unit = (*random >> 40) as f64 / (1_u64 << 24) as f64;
+        ((17 * topic + 5 * layer + (64.0 * unit.powi(3)) as usize) % 64) as u16
+    };
+    (0..12).map(|layer| (0..4).map(|_| draw(layer)).collect()).collect()
+}
+
+#[test]
+fn a_topic_that_comes_back_reads_less_than_it_did_at_first() {
+    let (mut policy, mut random) = (Policy::new(12 * 12), 1);
+    let mut visit = |topic: usize, steps: usize| -> usize {
+        (0..steps).map(|_| run_step(&mut policy, &step_of(topic, &mut random))).sum()
+    };
+    visit(0, 400);
+    let at_first = visit(1, 60);
+    visit(1, 340);
+    visit(2, 400);
+    let again = visit(1, 60);
+    assert!(10 * again < 9 * at_first, "{again} after {at_first}");
+}
+
+#[test]
+fn one_topic_is_not_taken_for_several() {
+    let (mut policy, mut random) = (Policy::new(12), 1);
+    let mut turns = 0;
+    for step in 0..2000 {
+        let before = policy.topics.current();
+        run_step(&mut policy, &step_of(0, &mut random));
+        turns += usize::from(step > 200 && policy.topics.current() != before);
+    }
+    assert_eq!(turns, 0);
+}
+
 #[test]
 fn uses_before_an_eviction_still_count() {
     let mut policy = Policy::new(2);
