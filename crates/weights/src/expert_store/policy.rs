@@ -1,14 +1,14 @@
 //! Which routed experts stay in memory: a pure state machine, no IO, clock, thread or tensor.
 //!
-//! All routed experts of a model are of one size, so capacity counts experts. The expert leaves that is the least
-//! likely to be used next. Its likelihood is a mixture of several memories: how often, of all uses in its layer,
-//! it was the one used, over the last step, the last hundred, the last thousand, and all; and in all of those that were
-//! about the same (see [`topics`]). Which memory is worth
-//! how much is learned as the model runs, from how well each foretold the uses that came: where uses follow a
-//! fixed popularity the long memory wins, where topics change a shorter one, where they come back that of the topic,
-//! where a token uses what the token before it used the shortest. A prefill that uses every expert once makes all of a layer equal in the short
-//! memories and leaves the order of the long ones as it was, so it drives out nothing for long. Layers run in a
-//! circle, so an expert of the layer to run next counts twice what it would in the layer that just ran.
+//! All routed experts of a model are of one size, so capacity counts experts. The expert leaves that is the least likely
+//! to be used next. Its likelihood is a mixture of several memories: how often, of all uses in its layer, it was the one
+//! used, over the last step, the last hundred, the last thousand, and all; and in all of those that were about the same
+//! (see [`topics`]). Which memory is worth how much is learned as the model runs, from how well each foretold the uses
+//! that came: where uses follow a fixed popularity the long memory wins, where topics change a shorter one, where they
+//! come back that of the topic, where a token uses what the token before it used the shortest. A prefill that uses every
+//! expert once makes all of a layer equal in the short memories and leaves the order of the long ones as it was, so it
+//! drives out nothing for long. Layers run in a circle, so an expert of the layer to run next counts twice what it would
+//! in the layer that just ran.
 //!
 //! **Invariants:**
 //! * Likelihoods are a function of the steps and uses so far, never of the capacity or of what is resident;
