@@ -2,6 +2,7 @@
 
 mod limits;
 mod report;
+mod row;
 
 use std::time::Instant;
 
@@ -19,6 +20,7 @@ use crate::session::open_model;
 
 use limits::{Limits, Work};
 use report::Report;
+use row::{Reads, Row};
 
 /// Flags of `bench`.
 #[derive(clap::Args)]
@@ -57,41 +59,6 @@ struct Bench<'a> {
     /// Tokens per chunk of a prefill.
     chunk: usize,
     interrupt: Interrupt,
-}
-
-/// One line of the table.
-struct Row {
-    kind: &'static str,
-    tokens: usize,
-    context: usize,
-    slots: usize,
-    /// Tokens per second of each repetition, ascending.
-    speeds: Vec<f64>,
-    work: Work,
-    /// What was read from disk. `None`: all weights are in memory.
-    reads: Option<Reads>,
-}
-
-/// What the timed repetitions of a run read from disk.
-struct Reads {
-    /// All layers together.
-    all: LayerReads,
-    by_layer: Vec<LayerReads>,
-    tokens: usize,
-}
-
-impl Reads {
-    /// Of experts and of everything else.
-    fn bytes_per_token(&self) -> f64 {
-        (self.all.bytes + self.all.other_bytes) as f64 / self.tokens as f64
-    }
-}
-
-impl Row {
-    /// Median tokens per second.
-    fn speed(&self) -> f64 {
-        self.speeds[self.speeds.len() / 2]
-    }
 }
 
 /// Runs the verb.

@@ -7,7 +7,7 @@ use cuvier_weights::expert_store::LayerReads;
 use serde_json::{Value, json};
 
 use super::limits::{Limits, Work};
-use super::{Reads, Row};
+use super::row::{Reads, Row};
 use crate::memory::peak_memory_bytes;
 use crate::options::show_size;
 use crate::planning;
