@@ -75,7 +75,9 @@ impl Topics {
     /// An expert was used.
     pub(super) fn touch(&mut self, foretold: &Foretold) {
         let Foretold { common, recent, topics } = foretold;
-        for (sum, own) in self.sums.topics.iter_mut().zip(topics) {
+        // Logarithms of topics that nobody knows are not worth their time: a prompt uses nearly all experts.
+        let known = self.sums.topics.iter_mut().zip(topics).zip(&self.last).filter(|&(_, &last)| last > 0);
+        for ((sum, own), _) in known {
             *sum += (COMMON * common + RECENT * recent + (1.0 - COMMON - RECENT) * own).ln();
         }
         self.sums.new += (COMMON * common + (1.0 - COMMON) * recent).ln();
