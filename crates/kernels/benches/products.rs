@@ -118,7 +118,7 @@ fn weights(format: &str, rows: usize, cols: usize) -> WeightMatrix {
         Tensor::from_bytes(bytes.collect(), dtype, vec![rows, cols]).expect("the shape fits")
     };
     let format = match format {
-        "bf16" => WeightFormat::Bf16(tensor(Dtype::BF16, rows, cols, &|b| b & 0x3F)),
+        "bf16" => WeightFormat::Bf16(tensor(Dtype::BF16, rows, cols, &|b| b & 0x3F | 0x20)),
         "fp8" => WeightFormat::Fp8 {
             weight: tensor(Dtype::F8E4M3, rows, cols, &|b| b & 0xBF),
             scale: tensor(Dtype::F8E8M0, rows.div_ceil(128), cols.div_ceil(128), &|b| 120 + b % 4),

@@ -7,8 +7,10 @@ use super::product::Outputs;
 use super::{BLOCK_BYTES, SCALES};
 use crate::simd::{FourBlocks, LANES, Simd};
 
-/// Bytes that weights are asked for before they are needed. The prefetchers of the core stop at every page.
-const AHEAD: usize = 4096;
+/// Bytes that weights are asked for before they are needed, into the first cache level and into the second. The prefetchers
+/// of the core stop at every page, and so few lines can be on their way to the first level that memory would idle.
+const AHEAD: usize = 1024;
+const FAR_AHEAD: usize = 8192;
 /// Bytes of weights of four blocks.
 const FOUR_BYTES: usize = 16 * LANES;
 
@@ -76,11 +78,9 @@ fn row<S: Simd, const T: usize>(
     let whole = codes.len();
     assert!(scales.len() == whole && x.iter().all(|x| x.len() == fours) && sums.len() == T * LANES * fours);
     for four in 0..whole {
-        for line in (0..FOUR_BYTES).step_by(64) {
-            s.prefetch(codes[four].as_ptr().wrapping_add(AHEAD + line));
-        }
+        ask(s, &codes[four]);
         if four.is_multiple_of(4) {
-            s.prefetch(scales[four].as_ptr().wrapping_add(AHEAD * LANES / FOUR_BYTES));
+            s.prefetch(scales[four].as_ptr().wrapping_add(FAR_AHEAD * LANES / FOUR_BYTES));
         }
         let mut four_x = [&x[0][four]; T];
         for t in 1..T {
@@ -123,10 +123,8 @@ fn two_tails<S: Simd, const T: usize>(
 ) {
     let fours = x[0].len();
     let [(codes, scales), (next_codes, next_scales)] = [strip.tail(r), strip.tail(r + 1)];
-    for line in (0..codes.len()).step_by(64) {
-        s.prefetch(codes.as_ptr().wrapping_add(AHEAD + line));
-        s.prefetch(next_codes.as_ptr().wrapping_add(AHEAD + line));
-    }
+    ask(s, codes);
+    ask(s, next_codes);
     let codes: [[u8; FOUR_BYTES / 2]; 2] = [filled_up(codes), filled_up(next_codes)];
     let scales: [[u8; LANES / 2]; 2] = [filled_up(scales), filled_up(next_scales)];
     let found = s.four_sums(
@@ -138,6 +136,16 @@ fn two_tails<S: Simd, const T: usize>(
         let [a, b, c, d] = found[t].map(i32::to_le_bytes);
         sums[(t * LANES + r + 1) * fours - 1] = [a, b, [0; 4], [0; 4]];
         sums[(t * LANES + r + 2) * fours - 1] = [c, d, [0; 4], [0; 4]];
+    }
+}
+
+/// Asks for what comes some way behind `codes`.
+#[inline(always)]
+fn ask<S: Simd>(s: S, codes: &[u8]) {
+    for line in (0..codes.len()).step_by(64) {
+        let at = codes.as_ptr().wrapping_add(line);
+        s.prefetch(at.wrapping_add(AHEAD));
+        s.prefetch_far(at.wrapping_add(FAR_AHEAD));
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) fn stored_tile<'a, S: Simd, W: Rows<'a>, const R: usize, const T: usi
         let blocks = blocks::<S, W, R>(s, rows, start / W::BLOCK_CHUNKS);
         for i in start..end {
             for r in 0..R {
-                s.prefetch((&raw const chunks[r][i]).cast::<u8>().wrapping_add(ahead));
+                s.prefetch_far((&raw const chunks[r][i]).cast::<u8>().wrapping_add(ahead));
                 let w = W::decode(s, &chunks[r][i], blocks[r]);
                 for t in 0..T {
                     let (x, _) = x_chunks[t][i].as_chunks();

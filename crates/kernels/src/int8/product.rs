@@ -11,6 +11,9 @@ use crate::fp4::{Block, BlocksRef};
 use crate::simd::{LANES, Lanes, Simd, copy_lanes};
 use crate::{ACTIVATION_BLOCK, Isa, Vectorized};
 
+/// Panels that weights are asked for before they are needed. The prefetchers of the core stop at every page.
+const AHEAD: usize = 4;
+
 /// Strips of sixteen rows, one after the other.
 #[derive(Clone, Copy)]
 pub(crate) struct Strips<'a> {
@@ -102,6 +105,7 @@ impl Product<'_, '_> {
         let mut sum = s.splat(0.0);
         for (block, panel) in panels.iter().enumerate() {
             let x = self.x.block(block).first_chunk().expect("one token");
+            ask(s, std::ptr::from_ref(panel).wrapping_add(AHEAD));
             let [[total]] = totals::<S, 1, 1>(s, [panel], x);
             sum = add(s, panel, &x[0], total, sum);
         }
@@ -159,6 +163,14 @@ impl Product<'_, '_> {
                 s.store(sum, &mut sums[t].0);
             }
         }
+    }
+}
+
+/// Asks for the panel at `panel`, which need not exist.
+#[inline(always)]
+fn ask<S: Simd>(s: S, panel: *const Int8Panel) {
+    for line in (0..size_of::<Int8Panel>()).step_by(64) {
+        s.prefetch_far(panel.cast::<u8>().wrapping_add(line));
     }
 }
 

@@ -272,6 +272,11 @@ impl Simd for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
     }
     #[inline(always)]
+    fn prefetch_far(self, at: *const u8) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+    }
+    #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
         intrinsic!({
             let a = _mm256_add_ps(v[0], v[1]);

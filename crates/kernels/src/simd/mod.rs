@@ -95,6 +95,8 @@ pub trait Simd: Quads + SignedQuads + Send + Sync + 'static {
     fn store_i8(self, v: Self::V, out: &mut [i8; LANES]);
     /// Asks for the cache line at `at`, which need not exist. Changes no result.
     fn prefetch(self, at: *const u8);
+    /// The same, but into the second cache level, to which more lines can be on their way at a time than to the first.
+    fn prefetch_far(self, at: *const u8);
     /// The sum of all lanes: lane `i` + lane `i + 8`, then `i` + `i + 4`, `i + 2`, `i + 1`.
     fn sum(self, v: Self::V) -> f32;
     /// [`Simd::sum`] of each vector.

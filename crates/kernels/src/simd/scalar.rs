@@ -119,6 +119,8 @@ impl Simd for Scalar {
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
     #[inline(always)]
+    fn prefetch_far(self, _: *const u8) {}
+    #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
         let a: [f32; 8] = std::array::from_fn(|i| v[i] + v[i + 8]);
         let b: [f32; 4] = std::array::from_fn(|i| a[i] + a[i + 4]);
