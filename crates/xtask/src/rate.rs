@@ -70,8 +70,8 @@ struct Measured {
     read: f64,
     computed: f64,
     layers: f64,
-    /// The share of experts that are not in memory.
-    missing: f64,
+    /// Experts in memory, in percent.
+    budget: u64,
 }
 
 /// Makes the model, measures, and prints a row for each budget and round.
@@ -88,7 +88,7 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<()> {
     for _ in 0..args.rounds {
         for &budget in &args.budgets {
             let memory = memory_for(&binary, &folder, args, (experts * budget).div_ceil(100))?;
-            println!("{}", bench(&binary, &folder, args, memory, budget)?.row(budget));
+            println!("{}", bench(&binary, &folder, args, memory, budget)?.row());
         }
     }
     Ok(())
@@ -189,7 +189,7 @@ fn bench(binary: &Path, folder: &Path, args: &Args, memory: u64, budget: u64) ->
         read: number(&reads["bytes_per_token"])?,
         computed: number(&decode["bytes_per_token"])?,
         layers: args.layers.into(),
-        missing: 1.0 - budget as f64 / 100.0,
+        budget,
     })
 }
 
@@ -211,14 +211,16 @@ impl Measured {
         }
         let (memory, expert) = (self.computed / self.memory, EXPERT_BYTES / self.disk);
         let layer = (memory - HEAD_BYTES / self.memory) / self.layers;
+        let missing = 1.0 - self.budget as f64 / 100.0;
         let waits = |hidden: f64| -> f64 {
-            let lacking = (0..=EXPERTS_PER_TOKEN).map(|lacking| (lacking, chance(lacking, self.missing)));
+            let lacking = (0..=EXPERTS_PER_TOKEN).map(|lacking| (lacking, chance(lacking, missing)));
             lacking.map(|(lacking, chance)| chance * (f64::from(lacking) * expert - hidden).max(0.0)).sum()
         };
         memory + waits(ATTENTION * layer) + (self.layers - 1.0) * waits(layer)
     }
 
-    fn row(&self, budget: u64) -> String {
+    fn row(&self) -> String {
+        let budget = self.budget;
         let [bound, beside_head] = self.bounds().map(|seconds| 100.0 * seconds * self.decode);
         let all_right = 100.0 * self.all_guesses_right() * self.decode;
         format!(
@@ -235,7 +237,7 @@ impl Measured {
     }
 }
 
-/// The probability that a token lacks `lacking` of a layer's experts.
+/// The probability that a token lacks `lacking` of a layer's experts, if the share `missing` of all is not in memory.
 fn chance(lacking: i32, missing: f64) -> f64 {
     let ways: f64 = (0..lacking).map(|i| f64::from(EXPERTS_PER_TOKEN - i) / f64::from(i + 1)).product();
     ways * missing.powi(lacking) * (1.0 - missing).powi(EXPERTS_PER_TOKEN - lacking)
@@ -258,7 +260,7 @@ mod tests {
             read: 0.0,
             computed: 3.0 * HEAD_BYTES,
             layers: 2.0,
-            missing: 0.0,
+            budget: 100,
         }
     }
 
@@ -280,9 +282,9 @@ mod tests {
     #[test]
     fn what_is_guessed_right_is_waited_for_as_far_as_a_layer_does_not_hide_it() {
         // Six experts take 24 ms, a layer 10, of which the first has attended after 6.
-        let all_lacking = Measured { disk: EXPERT_BYTES / 0.004, missing: 1.0, ..measured() };
+        let all_lacking = Measured { disk: EXPERT_BYTES / 0.004, budget: 0, ..measured() };
         assert_close(all_lacking.all_guesses_right(), 0.03 + 0.018 + 0.014);
-        assert_close(Measured { missing: 0.0, ..all_lacking }.all_guesses_right(), 0.03);
+        assert_close(Measured { budget: 100, ..all_lacking }.all_guesses_right(), 0.03);
         assert_close((0..=EXPERTS_PER_TOKEN).map(|lacking| chance(lacking, 0.25)).sum(), 1.0);
         assert_close(chance(1, 0.5), 6.0 / 64.0);
     }
