@@ -3,7 +3,7 @@
 //! than of f32: its share may be over 100 %. `cargo bench -p cuvier-kernels --bench attention [filter]`
 
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cuvier_kernels::{
     AttentionConfig, AttentionSegment, Compute, Entries, EntryCodec, IndexKeyCodec, IndexSegment, Isa,
@@ -12,8 +12,12 @@ use cuvier_kernels::{
 };
 use cuvier_tensor::{Matrix, PagedRows};
 
+mod timing;
+
+use timing::{best_time, filter, numbers};
+
 fn main() {
-    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let filter = filter();
     // Plain Rust without fused multiply-add is a hundred times slower.
     let fast = Isa::available().into_iter().filter(|isa| !matches!(isa, Isa::Scalar));
     for (isa, threads) in fast.map(|isa| (isa, 1)).chain([(Isa::best(), 2)]) {
@@ -114,36 +118,18 @@ impl Bench {
         });
     }
 
-    /// Prints the shortest of the runs of half a second, five at least.
-    fn time(&self, name: &str, flops: usize, mut run: impl FnMut()) {
+    /// Prints how long it takes, and its share of the roof.
+    fn time(&self, name: &str, flops: usize, run: impl FnMut()) {
         if !name.contains(&self.filter) {
             return;
         }
-        let start = Instant::now();
-        let mut best = Duration::MAX;
-        let mut runs = 0;
-        while runs < 5 || start.elapsed() < Duration::from_millis(500) {
-            let start = Instant::now();
-            run();
-            best = best.min(start.elapsed());
-            runs += 1;
-        }
-        let speed = flops as f64 / best.as_secs_f64();
-        let micros = best.as_secs_f64() * 1e6;
+        let best = best_time(Duration::from_millis(500), run).as_secs_f64();
+        let speed = flops as f64 / best;
+        let micros = best * 1e6;
         println!(
             "{name:46} {micros:10.1} us {:7.1} GFLOP/s {:3.0} %",
             speed / 1e9,
             speed / self.roof * 100.0
         );
     }
-}
-
-/// Drawn numbers between -1 and 1.
-fn numbers(rows: usize, cols: usize) -> Matrix {
-    let mut state = 1u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / 2f32.powi(23) - 1.0
-    };
-    Matrix::from_vec((0..rows * cols).map(|_| next()).collect(), cols)
 }

@@ -2,13 +2,20 @@
 //! second beside what this machine can do at most. `cargo bench -p cuvier-kernels --bench products [filter]`
 
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cuvier_kernels::{Activations, Compute, ExpertWeights, Isa, Roof, experts, gemm, measure_roof, pack};
 use cuvier_tensor::{Dtype, Matrix, Tensor, WeightFormat, WeightMatrix};
 
+mod timing;
+
+use timing::{best_time, filter, numbers};
+
+/// How long a case runs.
+const WITHIN: Duration = Duration::from_millis(800);
+
 fn main() {
-    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let filter = filter();
     for threads in [1, 2] {
         let threads = NonZeroUsize::new(threads).expect("positive");
         let c = Compute::new(Isa::best(), threads).expect("threads start");
@@ -63,9 +70,9 @@ fn bench_gemm(
             "int8" => pack(c, &weights("fp8", rows, cols)),
             _ => weights(format, rows, cols),
         };
-        let x = activations(tokens, cols);
+        let x = numbers(tokens, cols);
         let mut out = Matrix::zeros(tokens, rows);
-        let time = best_time(|| gemm(c, &Activations::new(x.view()), &w, out.view_mut()));
+        let time = best_time(WITHIN, || gemm(c, &Activations::new(x.view()), &w, out.view_mut()));
         print(roof, &name, time, w.bytes(), rows * cols * tokens);
     }
 }
@@ -75,7 +82,7 @@ fn bench_pack(c: &Compute, roof: &Roof, filter: &str, format: &str, (rows, cols)
     let name = format!("pack_{format} {cols}x{rows}");
     if name.contains(filter) {
         let w = weights(format, rows, cols);
-        let time = best_time(|| drop(pack(c, &w)));
+        let time = best_time(WITHIN, || drop(pack(c, &w)));
         print(roof, &name, time, w.bytes(), 0);
     }
 }
@@ -99,11 +106,12 @@ fn bench_experts(c: &Compute, roof: &Roof, filter: &str, tokens: usize) {
         used.sort_unstable();
         used.dedup();
         let bytes = used.len() * (2 * all[0].w1.bytes() + all[0].w2.bytes());
-        let (ids, routing) = (Matrix::from_vec(ids, K), activations(tokens, K));
-        let x = activations(tokens, DIM);
+        let (ids, routing) = (Matrix::from_vec(ids, K), numbers(tokens, K));
+        let x = numbers(tokens, DIM);
         let mut out = Matrix::zeros(tokens, DIM);
-        let time =
-            best_time(|| experts(c, &Activations::new(x.view()), &ids, &routing, &all, 10.0, out.view_mut()));
+        let time = best_time(WITHIN, || {
+            experts(c, &Activations::new(x.view()), &ids, &routing, &all, 10.0, out.view_mut());
+        });
         print(roof, &name, time, bytes, 3 * DIM * INTER * tokens * K);
     }
 }
@@ -129,22 +137,4 @@ fn weights(format: &str, rows: usize, cols: usize) -> WeightMatrix {
         },
     };
     WeightMatrix::new(format).expect("the parts fit")
-}
-
-fn activations(rows: usize, cols: usize) -> Matrix {
-    Matrix::from_vec((0..rows * cols).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect(), cols)
-}
-
-/// The shortest of the runs of half a second, five at least.
-fn best_time(mut run: impl FnMut()) -> Duration {
-    let start = Instant::now();
-    let mut best = Duration::MAX;
-    let mut runs = 0;
-    while runs < 5 || start.elapsed() < Duration::from_millis(800) {
-        let start = Instant::now();
-        run();
-        best = best.min(start.elapsed());
-        runs += 1;
-    }
-    best
 }

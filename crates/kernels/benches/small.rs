@@ -3,7 +3,7 @@
 //! what an operation reads and writes. `cargo bench -p cuvier-kernels --bench small [filter]`
 
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cuvier_kernels::{
     CompressorShape, Compute, EntryCodec, HcConfig, HcMix, HyperConnection, IndexKeyCodec, Isa, KvFormat,
@@ -12,6 +12,10 @@ use cuvier_kernels::{
     rms_norm_in_place, rope, route_by_score, scale, swiglu,
 };
 use cuvier_tensor::{Matrix, PagedRows, WeightMatrix};
+
+mod timing;
+
+use timing::{best_time, filter, numbers};
 
 /// What the small operations of a model see.
 struct Shapes {
@@ -57,7 +61,7 @@ const MODELS: [Shapes; 2] = [
 ];
 
 fn main() {
-    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let filter = filter();
     let c = Compute::new(Isa::best(), NonZeroUsize::MIN).expect("one thread needs no pool");
     println!("{}, 1 thread", c.isa().name());
     for shapes in &MODELS {
@@ -225,23 +229,15 @@ impl Bench<'_> {
         });
     }
 
-    /// Prints the shortest of the runs of a fifth of a second, five at least.
+    /// Prints how long it takes, and what it reads and writes in that time.
     fn time(&self, operation: &str, bytes: usize, mut run: impl FnMut()) {
         let name = format!("{} {:3} {operation}", self.shapes.name, self.tokens);
         if !name.contains(self.filter) {
             return;
         }
-        let start = Instant::now();
-        let mut best = Duration::MAX;
-        let mut runs = 0;
         // One token takes less than the clock can tell: several runs a reading.
         let repeat = if self.tokens == 1 { 16 } else { 1 };
-        while runs < 5 || start.elapsed() < Duration::from_millis(200) {
-            let start = Instant::now();
-            (0..repeat).for_each(|_| run());
-            best = best.min(start.elapsed());
-            runs += 1;
-        }
+        let best = best_time(Duration::from_millis(200), || (0..repeat).for_each(|_| run()));
         let seconds = best.as_secs_f64() / f64::from(repeat);
         println!(
             "{name:48} {:10.0} ns/token {:7.1} GB/s",
@@ -249,14 +245,4 @@ impl Bench<'_> {
             bytes as f64 / seconds / 1e9
         );
     }
-}
-
-/// Drawn numbers between -1 and 1.
-fn numbers(rows: usize, cols: usize) -> Matrix {
-    let mut state = 1u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / 2f32.powi(23) - 1.0
-    };
-    Matrix::from_vec((0..rows * cols).map(|_| next()).collect(), cols)
 }

@@ -3,15 +3,19 @@
 //! `cargo bench -p cuvier-kernels --bench training [filter]`
 
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cuvier_kernels::{
     Activations, Compute, Isa, Store, gemm, matmul, matmul_transposed, measure_roof, transpose,
 };
 use cuvier_tensor::{Matrix, WeightMatrix};
 
+mod timing;
+
+use timing::{best_time, filter, numbers};
+
 fn main() {
-    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let filter = filter();
     for threads in [1, 2] {
         let c = Compute::new(Isa::best(), NonZeroUsize::new(threads).expect("positive"));
         let c = c.expect("threads start");
@@ -83,32 +87,14 @@ impl Bench {
         });
     }
 
-    /// Prints the shortest of the runs of a tenth of a second, five at least.
-    fn time(&self, name: &str, flops: usize, mut run: impl FnMut()) {
+    /// Prints how long it takes, and its share of the roof.
+    fn time(&self, name: &str, flops: usize, run: impl FnMut()) {
         if !name.contains(&self.filter) {
             return;
         }
-        let start = Instant::now();
-        let mut best = Duration::MAX;
-        let mut runs = 0;
-        while runs < 5 || start.elapsed() < Duration::from_millis(100) {
-            let start = Instant::now();
-            run();
-            best = best.min(start.elapsed());
-            runs += 1;
-        }
-        let speed = flops as f64 / best.as_secs_f64();
-        let micros = best.as_secs_f64() * 1e6;
+        let best = best_time(Duration::from_millis(100), run).as_secs_f64();
+        let speed = flops as f64 / best;
+        let micros = best * 1e6;
         println!("{name:36} {micros:9.1} us {:7.1} GFLOP/s {:3.0} %", speed / 1e9, speed / self.roof * 100.0);
     }
-}
-
-/// Drawn numbers between -1 and 1.
-fn numbers(rows: usize, cols: usize) -> Matrix {
-    let mut state = 1u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / 2f32.powi(23) - 1.0
-    };
-    Matrix::from_vec((0..rows * cols).map(|_| next()).collect(), cols)
 }
