@@ -268,9 +268,7 @@ fn share(uses: f64, all: f64) -> f64 {
 
 impl Layer {
     /// The next steps are about something else: the memory of one topic makes room for that of another.
-    fn turn(&mut self, turn: Turn, worth: f64) {
-        let (Turn::Back { from, to } | Turn::New { from, to }) = turn;
-        let is_new = matches!(turn, Turn::New { .. });
+    fn turn(&mut self, Turn { from, to, is_new }: Turn, worth: f64) {
         self.left[from] = self.uses[TOPIC];
         self.uses[TOPIC] = 0.0;
         for record in &mut self.experts {

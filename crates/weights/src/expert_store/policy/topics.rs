@@ -35,11 +35,12 @@ pub(super) struct Foretold {
 
 /// The topic changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// To a known one.
-    Back { from: usize, to: usize },
-    /// To a new one, with recent uses; also from itself.
-    New { from: usize, to: usize },
+pub(super) struct Turn {
+    pub from: usize,
+    /// Where `is_new`, it may be the same place.
+    pub to: usize,
+    /// It begins with recent uses; else it is known.
+    pub is_new: bool,
 }
 
 /// The evidence for each topic.
@@ -99,9 +100,9 @@ impl Topics {
         let turn = if self.evidence.new > value(best) + MARGIN {
             let is_young = best == from && self.begun.is_some_and(|begun| self.step - begun <= YOUNG_STEPS);
             let oldest = (0..N).min_by_key(|&topic| self.last[topic]).unwrap_or(from);
-            Some(Turn::New { from, to: if is_young { from } else { oldest } })
+            Some(Turn { from, to: if is_young { from } else { oldest }, is_new: true })
         } else {
-            (best != from).then_some(Turn::Back { from, to: best })
+            (best != from).then_some(Turn { from, to: best, is_new: false })
         };
         self.follow(turn);
         turn
@@ -117,16 +118,13 @@ impl Topics {
     }
 
     fn follow(&mut self, turn: Option<Turn>) {
-        match turn {
-            None => {}
-            Some(Turn::Back { to, .. }) => (self.current, self.begun) = (to, None),
-            Some(Turn::New { from, to }) => {
-                if from != to {
-                    self.begun = Some(self.step);
-                }
-                self.current = to;
-                self.evidence.topics[to] = self.evidence.new;
-            }
+        let Some(Turn { from, to, is_new }) = turn else { return };
+        self.current = to;
+        if is_new {
+            self.evidence.topics[to] = self.evidence.new;
+        }
+        if from != to {
+            self.begun = is_new.then_some(self.step);
         }
     }
 }
@@ -158,9 +156,9 @@ mod tests {
         let mut topics = Topics::default();
         run(&mut topics, 10, 0.1, &[(0, 0.1)]);
         let turns = run(&mut topics, 10, 0.1, &[(0, 0.0), (1, 0.1)]);
-        assert_eq!(turns, [Turn::New { from: 0, to: 1 }]);
+        assert_eq!(turns, [Turn { from: 0, to: 1, is_new: true }]);
         let turns = run(&mut topics, 10, 0.0, &[(0, 0.1), (1, 0.0)]);
-        assert_eq!((turns, topics.current()), (vec![Turn::Back { from: 1, to: 0 }], 0));
+        assert_eq!((turns, topics.current()), (vec![Turn { from: 1, to: 0, is_new: false }], 0));
     }
 
     #[test]
@@ -171,11 +169,11 @@ mod tests {
         assert_eq!(topics.current(), 1);
         let anew = run(&mut topics, 10, 0.2, &[(1, 0.1)]);
         assert!(
-            !anew.is_empty() && anew.iter().all(|turn| *turn == Turn::New { from: 1, to: 1 }),
+            !anew.is_empty() && anew.iter().all(|turn| *turn == Turn { from: 1, to: 1, is_new: true }),
             "{anew:?}"
         );
         run(&mut topics, YOUNG_STEPS as usize, 0.1, &[(1, 0.1)]);
-        assert_eq!(run(&mut topics, 10, 0.2, &[(1, 0.1), (2, 0.2)]), [Turn::New { from: 1, to: 2 }]);
+        assert_eq!(run(&mut topics, 10, 0.2, &[(1, 0.1), (2, 0.2)]), [Turn { from: 1, to: 2, is_new: true }]);
     }
 
     #[test]
