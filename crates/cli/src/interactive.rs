@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use cuvier_encoding::{Conversation, Message, Role};
-use cuvier_engine::LayerReads;
+use cuvier_engine::{LayerReads, with_causes};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
@@ -159,7 +159,7 @@ fn think(dialogue: &mut Dialogue, effort: &str) {
 fn report(result: anyhow::Result<String>) {
     match result {
         Ok(what) => eprintln!("{what}"),
-        Err(error) => eprintln!("error: {error:#}"),
+        Err(error) => eprintln!("error: {}", with_causes(error.as_ref())),
     }
 }
 
@@ -225,7 +225,7 @@ fn answer(dialogue: &mut Dialogue, text: &str) {
                 eprintln!("[{}]", planning::reads(&reads, computed));
             }
         }
-        Err(error) => eprintln!("error: {error:#}"),
+        Err(error) => eprintln!("error: {}", with_causes(error.as_ref())),
     }
 }
 

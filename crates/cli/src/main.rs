@@ -34,6 +34,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
+use cuvier_engine::with_causes;
 
 /// DeepSeek-V4 on ordinary machines: run it, look into it, measure it.
 #[derive(Parser)]
@@ -106,7 +107,7 @@ fn main() -> ExitCode {
         // The reader of our output left, as `head` does: nothing is wrong.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", with_causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }

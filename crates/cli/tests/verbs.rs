@@ -202,6 +202,19 @@ fn a_bench_reports_speeds_and_shares() {
 }
 
 #[test]
+fn a_folder_without_a_checkpoint_is_told_from_a_broken_one_and_a_cause_is_said_once() {
+    let none = error(&["chat", "hi", "-m", "/nowhere"], 1);
+    let want = "error: /nowhere/config.json: not there; a checkpoint is a folder that has it beside its \
+                safetensors files\n";
+    assert_eq!(none, want);
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("config.json"), "{\"vocab_size\"").expect("written");
+    let broken = error(&["chat", "hi", "-m", &path(folder.path(), "")], 1);
+    assert!(broken.starts_with("error: config.json: EOF"), "{broken}");
+    assert_eq!(broken.matches("line 1 column").count(), 1, "{broken}");
+}
+
+#[test]
 fn mistakes_get_one_message_and_their_exit_code() {
     assert!(error(&["chat", "hi", "-m", "/nowhere"], 1).contains("/nowhere"));
     assert!(error(&["synth", "--shape", "whale", "-o", "/tmp/never"], 1).contains("whale"));

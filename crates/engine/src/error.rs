@@ -1,5 +1,6 @@
 //! What can go wrong at the engine's door.
 
+use std::error::Error;
 use std::path::PathBuf;
 
 use cuvier_types::TokenId;
@@ -131,7 +132,7 @@ pub enum RestoreError {
     },
     /// The model does not take the state.
     #[error("the saved state does not fit this model: {0}")]
-    State(#[source] Box<dyn std::error::Error + Send + Sync>),
+    State(#[source] Box<dyn Error + Send + Sync>),
     /// State and history contradict each other.
     #[error("the saved state holds {position} tokens, the history {tokens}")]
     Position {
@@ -143,4 +144,31 @@ pub enum RestoreError {
     /// The history does not fit this model.
     #[error(transparent)]
     History(#[from] RequestError),
+}
+
+/// An error and what is behind it, from the outside in; a cause that the text before it ends with is not said again.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut behind = error.source();
+    while let Some(error) = behind {
+        let cause = error.to_string();
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        behind = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once_whether_or_not_the_error_says_it_itself() {
+        let cause = || std::io::Error::other("no room");
+        assert_eq!(with_causes(&EngineError::Thread(cause())), "starting the engine thread: no room");
+        let says_it = RestoreError::State(Box::new(cause()));
+        assert_eq!(with_causes(&says_it), "the saved state does not fit this model: no room");
+    }
 }

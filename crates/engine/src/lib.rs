@@ -36,7 +36,7 @@ pub use cache::fuzz_disk_header;
 pub use cache::{CacheConfig, CacheStats, DiskCache};
 pub use conversation::Conversation;
 pub use cuvier_model::LayerReads;
-pub use error::{CacheError, EngineError, RequestError, RestoreError};
+pub use error::{CacheError, EngineError, RequestError, RestoreError, with_causes};
 pub use guide::Guide;
 pub use handle::{Engine, EngineConfig, EngineHandle};
 pub use model::{Logits, Model, ReadReport, RollbackTooFar};

@@ -1,7 +1,6 @@
 //! The engine thread: schedule, forward, sample, commit.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 
 use cuvier_scheduler::{Decision, Departed, Limits, Outcome, Scheduler, Submission};
@@ -12,7 +11,7 @@ use crate::keep::{Keeping, Parked};
 use crate::request::Bounds;
 use crate::sampler::Sampler;
 use crate::shelf::{ConversationId, Shelf, Start};
-use crate::{EngineError, Guide, Listener, Logits, Model, Request};
+use crate::{EngineError, Guide, Listener, Logits, Model, Request, with_causes};
 
 /// What handles ask of the engine thread.
 pub(crate) enum Command {
@@ -149,7 +148,7 @@ impl<M: Model> StepLoop<M> {
         }
         self.hold(batch, &mut states);
         let mut borrowed: Vec<&mut M::State> = states.iter_mut().collect();
-        let logits = self.model.forward(batch, &mut borrowed).map_err(|error| with_sources(&error))?;
+        let logits = self.model.forward(batch, &mut borrowed).map_err(|error| with_causes(&error))?;
         for (chunk, state) in batch.chunks.iter().zip(states) {
             self.live_mut(chunk.sequence).state = Some(state);
         }
@@ -278,14 +277,4 @@ fn blame(batch: &Batch, message: &str) -> Vec<Outcome> {
 /// A caller that gave up waiting gets no reply.
 fn answer<T>(reply: &Reply<T>, result: Result<T, EngineError>) {
     let _ = reply.send(result);
-}
-
-fn with_sources(error: &dyn Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        message = format!("{message}: {error}");
-        source = error.source();
-    }
-    message
 }

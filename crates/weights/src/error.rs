@@ -17,6 +17,12 @@ pub enum WeightsError {
         /// The system's answer.
         source: io::Error,
     },
+    /// The folder is not there, or it is no checkpoint.
+    #[error("{}: not there; a checkpoint is a folder that has it beside its safetensors files", file.display())]
+    NoCheckpoint {
+        /// The `config.json` that was looked for.
+        file: PathBuf,
+    },
     /// A field of `config.json` is missing, out of bounds, or contradicts another.
     #[error("{file}: `{field}` {problem}")]
     Config {
@@ -163,5 +169,17 @@ impl WeightsError {
     pub(crate) fn io(file: impl Into<PathBuf>, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         let file = file.into();
         move |source| Self::Io { file, doing, source }
+    }
+
+    /// Of an error in reading `config.json`: that there is none, if that was it.
+    pub(crate) fn of_config(self) -> Self {
+        match self {
+            Self::Io { file, source, .. }
+                if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+            {
+                Self::NoCheckpoint { file }
+            }
+            other => other,
+        }
     }
 }

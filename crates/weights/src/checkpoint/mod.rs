@@ -135,7 +135,8 @@ impl Checkpoint {
     }
 
     fn open_to(folder: &Path, depth: Depth) -> Result<Self, WeightsError> {
-        let config = ModelConfig::parse(&read_text(folder, CONFIG, CONFIG_BYTES_MAX)?, CONFIG)?;
+        let json = read_text(folder, CONFIG, CONFIG_BYTES_MAX).map_err(WeightsError::of_config)?;
+        let config = ModelConfig::parse(&json, CONFIG)?;
         let index = read_index(folder)?;
         let shards: Vec<&str> =
             index.as_ref().map_or(vec![SINGLE], |index| index.shards().into_iter().collect());
