@@ -4,6 +4,9 @@
 //! what a layer adds is so large that nothing tells the next layer's choice. So the routers' biases are set to zero, which
 //! spreads tokens evenly, and what layers add is made smaller by a power of two, until about as many of the engine's guesses
 //! come true as on the embedded model, which is trained. Only scales and biases change: what is read and computed is the same.
+//!
+//! A model of a few layers with the head of one of 43 spends a fourth of a token on that head, not a twentieth, and meanwhile
+//! has nothing to read. So the vocabulary is cut in the same measure as the depth, unless another is asked for.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -21,8 +24,11 @@ use crate::promise::synth;
 #[derive(clap::Args)]
 pub struct Args {
     /// Layers of the model, 3.6 GB of disk each; the last budget has all of them in memory
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(4..=43))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(4..=FLASH_LAYERS as i64))]
     layers: u32,
+    /// Size of the vocabulary [default: the share of Flash's that the layers are of its 43]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1024..=FLASH_VOCABULARY as i64))]
+    vocab: Option<u32>,
     /// Experts in memory, in percent
     #[arg(long, value_delimiter = ',', default_values_t = [10, 25, 50, 75, 100])]
     budgets: Vec<u64>,
@@ -44,15 +50,17 @@ pub struct Args {
 }
 
 /// V4-Flash but for its depth, and for one layer instead of three that routes by table, since it has fewer.
-const SHAPE: &str = r#"{"hidden_size":4096,"num_attention_heads":64,"head_dim":512,"qk_rope_head_dim":64,"q_lora_rank":1024,"o_groups":8,"o_lora_rank":1024,"index_n_heads":64,"index_head_dim":128,"index_topk":512,"n_routed_experts":256,"num_experts_per_tok":6,"moe_intermediate_size":2048,"num_hash_layers":1,"vocab_size":129280}"#;
+const SHAPE: &str = r#"{"hidden_size":4096,"num_attention_heads":64,"head_dim":512,"qk_rope_head_dim":64,"q_lora_rank":1024,"o_groups":8,"o_lora_rank":1024,"index_n_heads":64,"index_head_dim":128,"index_topk":512,"n_routed_experts":256,"num_experts_per_tok":6,"moe_intermediate_size":2048,"num_hash_layers":1}"#;
+const FLASH_LAYERS: u32 = 43;
+const FLASH_VOCABULARY: u32 = 129_280;
 const EXPERTS_PER_LAYER: u64 = 256;
 const EXPERTS_PER_TOKEN: i32 = 6;
 /// Bytes of an expert: codes of half a byte, and a scale for every 32 of them.
 const EXPERT_BYTES: f64 = 3.0 * 4096.0 * 2048.0 * (0.5 + 1.0 / 32.0);
 /// About how much of a layer's time its attention takes.
 const ATTENTION: f64 = 0.6;
-/// Bytes that the LM head reads for a token, packed.
-const HEAD_BYTES: f64 = 129_280.0 * 4096.0;
+/// Bytes that the LM head reads for a token of the vocabulary, packed.
+const HEAD_ROW_BYTES: f64 = 4096.0;
 /// By how many powers of two the outputs of attention and of experts are made smaller.
 const DAMPED: u8 = 4;
 
@@ -70,6 +78,8 @@ struct Measured {
     read: f64,
     computed: f64,
     layers: f64,
+    /// Of `computed`, what the LM head is.
+    head: f64,
     /// Experts in memory, in percent.
     budget: u64,
 }
@@ -78,7 +88,7 @@ struct Measured {
 pub fn run(root: &Path, args: &Args) -> anyhow::Result<()> {
     let binary = args.cuvier.clone().unwrap_or_else(|| root.join("target/release/cuvier"));
     ensure!(binary.exists(), "build it first: cargo build --release");
-    let folder = model(&binary, &root.join(&args.models), args.layers)?;
+    let folder = model(&binary, &root.join(&args.models), args)?;
     let experts = u64::from(args.layers) * EXPERTS_PER_LAYER;
     println!(
         "| budget | disk, GB/s | memory, GB/s | prefill, tokens/s | of the disk | decode, tokens/s | in memory | guesses right | \
@@ -94,13 +104,22 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn model(binary: &Path, models: &Path, layers: u32) -> anyhow::Result<PathBuf> {
-    let folder = models.join(format!("flash-{layers}"));
+impl Args {
+    /// In steps of 64 tokens.
+    fn vocabulary(&self) -> u32 {
+        self.vocab.unwrap_or((FLASH_VOCABULARY * self.layers / FLASH_LAYERS).next_multiple_of(64))
+    }
+}
+
+fn model(binary: &Path, models: &Path, args: &Args) -> anyhow::Result<PathBuf> {
+    let (layers, vocabulary) = (args.layers, args.vocabulary());
+    let name = format!("flash-{layers}-{vocabulary}");
+    let folder = models.join(&name);
     if folder.exists() {
         return Ok(folder);
     }
     // It has its name only once scales are changed as well.
-    let name = format!("flash-{layers}-unfinished");
+    let name = format!("{name}-unfinished");
     let unfinished = models.join(&name);
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished)?;
@@ -109,6 +128,7 @@ fn model(binary: &Path, models: &Path, layers: u32) -> anyhow::Result<PathBuf> {
         (0..layers).map(|layer| if layer < 2 { 0 } else { [4, 128][layer as usize % 2] }).collect();
     let mut shape: Value = serde_json::from_str(SHAPE)?;
     shape["num_hidden_layers"] = layers.into();
+    shape["vocab_size"] = vocabulary.into();
     shape["compress_ratios"] = ratios.into();
     synth(binary, models, &name, &shape.to_string())?;
     for entry in fs::read_dir(&unfinished)? {
@@ -189,6 +209,7 @@ fn bench(binary: &Path, folder: &Path, args: &Args, memory: u64, budget: u64) ->
         read: number(&reads["bytes_per_token"])?,
         computed: number(&decode["bytes_per_token"])?,
         layers: args.layers.into(),
+        head: f64::from(args.vocabulary()) * HEAD_ROW_BYTES,
         budget,
     })
 }
@@ -198,7 +219,7 @@ impl Measured {
     /// way round; and if nothing can be read while the head is computed, since nobody knows the next token then.
     fn bounds(&self) -> [f64; 2] {
         let (disk, memory, head) =
-            (self.read / self.disk, self.computed / self.memory, HEAD_BYTES / self.memory);
+            (self.read / self.disk, self.computed / self.memory, self.head / self.memory);
         [disk.max(memory), head + disk.max(memory - head)]
     }
 
@@ -210,7 +231,7 @@ impl Measured {
             return self.computed / self.memory;
         }
         let (memory, expert) = (self.computed / self.memory, EXPERT_BYTES / self.disk);
-        let layer = (memory - HEAD_BYTES / self.memory) / self.layers;
+        let layer = (memory - self.head / self.memory) / self.layers;
         let missing = 1.0 - self.budget as f64 / 100.0;
         let waits = |hidden: f64| -> f64 {
             let lacking = (0..=EXPERTS_PER_TOKEN).map(|lacking| (lacking, chance(lacking, missing)));
@@ -251,15 +272,16 @@ mod tests {
     fn measured() -> Measured {
         Measured {
             disk: 1e9,
-            memory: HEAD_BYTES / 0.01,
+            memory: 1e10,
             prefill: 0.0,
             prefill_read: 0.0,
             decode: 10.0,
             hits: 0.0,
             guesses_right: 0.0,
             read: 0.0,
-            computed: 3.0 * HEAD_BYTES,
+            computed: 3e8,
             layers: 2.0,
+            head: 1e8,
             budget: 100,
         }
     }
