@@ -106,11 +106,15 @@ fn bench_experts(c: &Compute, roof: &Roof, filter: &str, tokens: usize) {
         used.sort_unstable();
         used.dedup();
         let bytes = used.len() * (2 * all[0].w1.bytes() + all[0].w2.bytes());
-        let (ids, routing) = (Matrix::from_vec(ids, K), numbers(tokens, K));
-        let x = numbers(tokens, DIM);
+        let (routing, x) = (numbers(tokens, K), numbers(tokens, DIM));
         let mut out = Matrix::zeros(tokens, DIM);
+        // Others each time, as in a step: the same ones would stay in a large cache.
+        let turned = |turn| Matrix::from_vec(ids.iter().map(|id| (id + turn) % N as u16).collect(), K);
+        let turns: Vec<Matrix<u16>> = (0..N as u16).map(turned).collect();
+        let mut turn = turns.iter().cycle().step_by(K);
         let time = best_time(WITHIN, || {
-            experts(c, &Activations::new(x.view()), &ids, &routing, &all, 10.0, out.view_mut());
+            let ids = turn.next().expect("endless");
+            experts(c, &Activations::new(x.view()), ids, &routing, &all, 10.0, out.view_mut());
         });
         print(roof, &name, time, bytes, 3 * DIM * INTER * tokens * K);
     }
